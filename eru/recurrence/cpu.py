@@ -1,0 +1,198 @@
+"""The fast way on a CPU: weights packed once a call, and an analytic backward with dW as one product.
+
+Forward keeps the activated gates and the cells. Backward first turns the gates, for all steps at once, into the
+factors by which the incoming gradients are multiplied; the loop then multiplies, and sends the gradient one step
+back through the packed weight:
+
+    A = o (1 - tanh(c)^2)            dc += dm A
+    d(i, f, g) = dc (g i(1-i), c' f(1-f), i (1-g^2)),   d(o) = dm tanh(c) o(1-o)
+    dc = dc f,   dh = d(i, f, g, o) W
+
+where m = o tanh(c) is the state before the projection and c' the cells one step earlier. Both directions are
+operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eru.recurrence import naive
+
+
+def _packed_linear(weight: Tensor, batch: int, steps: int) -> Callable[[Tensor], Tensor]:
+    """``x -> x weight^T`` with the weight laid out once for the many products of one call."""
+    mkldnn = torch.ops.mkldnn
+    usable = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported())
+    # Packing costs about as much as four products of a small batch.
+    if not (usable and steps > 4 and torch.backends.mkldnn.is_available()):
+        return lambda x: F.linear(x, weight)
+    packed = mkldnn._reorder_linear_weight(weight.contiguous(), batch)
+    return lambda x: mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+@torch.library.custom_op("eru::lstm_scan", mutates_args=())
+def _scan(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None,
+    hidden_mask: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states (T, B, P), last cells, and, to ``keep`` for the backward, activated gates and all cells."""
+    (steps, batch, _), size = gates.shape, c0.shape[-1]
+    hidden = gates.new_empty(steps, batch, h0.shape[-1])
+    activated = c0.new_empty(steps if keep else 1, batch, 4, size)
+    cells = c0.new_empty(steps if keep else 1, batch, size)
+    recur = _packed_linear(weight_hh, batch, steps)
+    project = None if weight_hr is None else _packed_linear(weight_hr, batch, steps)
+    tanh_c = torch.empty_like(c0)
+    h, c = h0, c0
+    for t in range(steps):
+        now = t if keep else 0
+        recurrent = recur(h if hidden_mask is None else h * hidden_mask)
+        gate, cell = activated[now], cells[now]
+        torch.add(gates[t], recurrent, out=gate.view(batch, -1))
+        gate[:, :2].sigmoid_()
+        gate[:, 2].tanh_()
+        gate[:, 3].sigmoid_()
+        torch.mul(gate[:, 1], c, out=cell)
+        cell.addcmul_(gate[:, 0], gate[:, 2])
+        torch.tanh(cell, out=tanh_c)
+        if project is None:
+            torch.mul(gate[:, 3], tanh_c, out=hidden[t])
+        else:
+            hidden[t] = project((gate[:, 3] * tanh_c).to(gates.dtype))
+        h, c = hidden[t], cell
+    return hidden, c.clone(), activated, cells
+
+
+@_scan.register_fake
+def _(gates, weight_hh, h0, c0, weight_hr, hidden_mask, keep):  # noqa: ANN001, ANN202
+    (steps, batch, _), size = gates.shape, c0.shape[-1]
+    kept = steps if keep else 1
+    return (
+        gates.new_empty(steps, batch, h0.shape[-1]),
+        c0.new_empty(batch, size),
+        c0.new_empty(kept, batch, 4, size),
+        c0.new_empty(kept, batch, size),
+    )
+
+
+@torch.library.custom_op("eru::lstm_scan_backward", mutates_args=())
+def _scan_backward(
+    grad_hidden: Tensor,
+    grad_c: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None,
+    hidden_mask: Tensor | None,
+    hidden: Tensor,
+    activated: Tensor,
+    cells: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of gates, weight_hh, h0, c0 and weight_hr (empty where there is none)."""
+    steps, batch, _, size = activated.shape
+    dtype = hidden.dtype
+    i, f, g, o = activated.unbind(2)
+    before = torch.cat([c0.unsqueeze(0), cells[:-1]])
+    tanh_c = cells.tanh()
+    factors = torch.empty_like(activated)  # becomes the gradient of the gates
+    torch.mul(g * i, 1 - i, out=factors[:, :, 0])
+    torch.mul(before * f, 1 - f, out=factors[:, :, 1])
+    torch.mul(i, 1 - g * g, out=factors[:, :, 2])
+    torch.mul(tanh_c * o, 1 - o, out=factors[:, :, 3])
+    through = torch.addcmul(o, o * tanh_c, tanh_c, value=-1)  # o (1 - tanh(c)^2)
+
+    back = _packed_linear(weight_hh.t(), batch, steps)
+    unproject = None if weight_hr is None else _packed_linear(weight_hr.t(), batch, steps)
+    projected = torch.empty_like(hidden) if weight_hr is not None else hidden[:0]  # gradients of all h
+    dh, dc = torch.zeros_like(h0), grad_c.clone()
+    for t in reversed(range(steps)):
+        dh = dh + grad_hidden[t]
+        if unproject is None:
+            dm = dh.to(c0.dtype)
+        else:
+            projected[t] = dh
+            dm = unproject(dh).to(c0.dtype)
+        gate = factors[t]
+        dc.addcmul_(dm, through[t])
+        gate[:, :3].mul_(dc.unsqueeze(1))
+        gate[:, 3].mul_(dm)
+        dc.mul_(f[t])
+        dh = back(gate.view(batch, -1).to(dtype))
+        if hidden_mask is not None:
+            dh = dh * hidden_mask
+
+    dgates = factors.view(steps, batch, 4 * size).to(dtype)
+    previous = torch.cat([h0.unsqueeze(0), hidden[:-1]])
+    if hidden_mask is not None:
+        previous = previous * hidden_mask
+    dweight = dgates.flatten(0, 1).t() @ previous.flatten(0, 1)
+    if weight_hr is None:
+        return dgates, dweight, dh.clone(), dc, hidden.new_empty(0)
+    dweight_hr = projected.flatten(0, 1).t() @ (o * tanh_c).to(dtype).flatten(0, 1)
+    return dgates, dweight, dh.clone(), dc, dweight_hr
+
+
+@_scan_backward.register_fake
+def _(grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells):  # noqa: ANN001, ANN202
+    steps, batch, _, size = activated.shape
+    return (
+        hidden.new_empty(steps, batch, 4 * size),
+        torch.empty_like(weight_hh),
+        torch.empty_like(h0),
+        torch.empty_like(c0),
+        hidden.new_empty(0) if weight_hr is None else torch.empty_like(weight_hr),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+    gates, weight_hh, h0, c0, weight_hr, hidden_mask, _ = inputs
+    hidden, _, activated, cells = output
+    # The gates themselves are needed by second derivatives only; they are an input, so keeping them costs nothing new.
+    ctx.save_for_backward(gates, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, grad_hidden, grad_c, _activated, _cells):  # noqa: ANN001, ANN202
+    _, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells = ctx.saved_tensors
+    grad_hidden = torch.zeros_like(hidden) if grad_hidden is None else grad_hidden
+    grad_c = torch.zeros_like(c0) if grad_c is None else grad_c
+    if torch.is_grad_enabled():
+        return (*_differentiable_gradients(ctx, grad_hidden, grad_c), None)
+    dgates, dweight, dh0, dc0, dweight_hr = _scan_backward(
+        grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells
+    )
+    return dgates, dweight, dh0, dc0, None if weight_hr is None else dweight_hr, None, None
+
+
+def _differentiable_gradients(ctx, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    """The same gradients through the oracle, so that they can be differentiated again."""
+    inputs = ctx.saved_tensors[:6]
+    wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+    outputs = naive.lstm_scan(*inputs)
+    found = iter(torch.autograd.grad(outputs, wanted, (grad_hidden, grad_c), create_graph=True, allow_unused=True))
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:6])
+
+
+_scan.register_autograd(_gradients, setup_context=_setup_context)
+
+
+def lstm_scan(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Same contract as :func:`eru.recurrence.naive.lstm_scan`; ``hidden_mask`` gets no gradient."""
+    tensors = (gates, weight_hh, h0, c0, weight_hr)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    hidden, c, _, _ = _scan(gates, weight_hh, h0, c0, weight_hr, hidden_mask, keep)
+    return hidden, c

@@ -1,0 +1,36 @@
+"""The oracle: the recurrence as a plain loop that anyone can check against the equations."""
+
+import torch
+from torch import Tensor
+
+
+def lstm_step(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h: Tensor,
+    c: Tensor,
+    weight_hr: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step: gates (B, 4H), h (B, H or P), c (B, H) -> the next h and c. Cells are kept in at least float32."""
+    recurrent = h if hidden_mask is None else h * hidden_mask
+    i, f, g, o = (gates + recurrent @ weight_hh.t()).to(c.dtype).chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = (o.sigmoid() * c.tanh()).to(gates.dtype)
+    return (h if weight_hr is None else h @ weight_hr.t()), c
+
+
+def lstm_scan(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """All steps of gates (T, B, 4H): the hidden states (T, B, H or P) and the last cells (B, H)."""
+    h, c, hidden = h0, c0, []
+    for gate in gates.unbind(0):
+        h, c = lstm_step(gate, weight_hh, h, c, weight_hr, hidden_mask)
+        hidden.append(h)
+    return torch.stack(hidden), c

@@ -1,0 +1,25 @@
+"""The recurrence as one ``scan`` node, which ``torch.export`` keeps for any length."""
+
+from torch import Tensor
+from torch._higher_order_ops.scan import scan
+
+from eru.recurrence.naive import lstm_step
+
+
+def lstm_scan(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Same contract as :func:`eru.recurrence.naive.lstm_scan`."""
+
+    def step(state: tuple[Tensor, Tensor], gate: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        h, c = lstm_step(gate, weight_hh, *state, weight_hr, hidden_mask)
+        # Outputs of the traced step must not alias each other.
+        return (h, c), h.clone()
+
+    (_, c), hidden = scan(step, (h0.clone(), c0.clone()), gates)
+    return hidden, c
