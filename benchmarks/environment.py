@@ -1,0 +1,41 @@
+"""What a result file says about where it was made."""
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eru.training import atomic_write
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions, threads and command of this process."""
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Write benchmarks/results/<name>.json."""
+    path = RESULTS / f"{name}.json"
+    with atomic_write(path) as file:
+        file.write(json.dumps({"environment": environment(), **result}, indent=2) + "\n")
+    return path

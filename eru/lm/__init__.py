@@ -1,0 +1,1 @@
+"""The language model: corpora, tokenizers, batches, model, recipes, training, evaluation, generation."""

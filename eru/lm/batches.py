@@ -1,0 +1,102 @@
+"""Truncated backpropagation through time: parallel streams of tokens, read window by window with carried state."""
+
+import numpy as np
+import torch
+
+
+def segments(total: int, bptt: int, *, seed: int, epoch: int, randomised: bool = True) -> list[tuple[int, int]]:
+    """Cut one epoch into windows, a pure function of its arguments: a resumed run goes on at the next index.
+
+    Randomised as in AWD-LSTM (arXiv 1708.02182): a window is ``max(5, int(N(base, 5)))`` steps long, where base is
+    ``bptt`` with probability 0.95 and ``bptt // 2`` otherwise, and never longer than ``bptt + 20``.
+
+    Args:
+        total: Predicted tokens of one stream; the windows cover each once, in order.
+        bptt: Steps of a window, at least 1.
+        seed: Seed of the run, not negative.
+        epoch: Number of the epoch, not negative; each has windows of its own.
+        randomised: False makes every window ``bptt`` long.
+
+    Returns:
+        The (start, length) of every window; the last may be shorter.
+
+    Raises:
+        ValueError: A number is out of its range.
+
+    Example:
+        >>> segments(10, 4, seed=0, epoch=0, randomised=False)
+        [(0, 4), (4, 4), (8, 2)]
+    """
+    for name, value, least in (("total", total, 1), ("bptt", bptt, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
+        if value < least:
+            raise ValueError(f"{name}={value}: must be at least {least}")
+    rng = np.random.default_rng([seed, epoch])
+    windows = []
+    start = 0
+    while start < total:
+        length = bptt
+        if randomised:
+            base = bptt if rng.random() < 0.95 else bptt // 2
+            length = min(max(5, int(rng.normal(base, 5))), bptt + 20)
+        length = min(length, total - start)
+        windows.append((start, length))
+        start += length
+    return windows
+
+
+class Streams:
+    """A token array as ``batch_size`` contiguous streams side by side, so that the state can be carried along.
+
+    All ranks together cut the array into ``world_size * batch_size`` streams of equal length, each rank has its
+    own, and what remains at the end is left out. ``Streams(ids, 1)`` leaves nothing out: evaluation takes it.
+
+    Args:
+        ids: 1-D array of token ids, memory-mapped or not; only windows that are asked for are read.
+        batch_size: Streams of this rank.
+        rank: Which part this process reads, from 0 to ``world_size - 1``.
+        world_size: How many processes share the array.
+
+    Attributes:
+        length: Predicted tokens of a stream; its first token is only ever an input.
+
+    Raises:
+        ValueError: The array is too short to give every stream two tokens, or a number is out of its range.
+
+    Example:
+        >>> inputs, targets = Streams(np.arange(10), 2).window(0, 3)
+        >>> inputs.T.tolist(), targets.T.tolist()
+        ([[0, 1, 2], [5, 6, 7]], [[1, 2, 3], [6, 7, 8]])
+    """
+
+    def __init__(self, ids: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank}: must be from 0 to world_size - 1 = {world_size - 1}")
+        count = batch_size * world_size
+        size = len(ids) // count
+        if size < 2:
+            raise ValueError(
+                f"{len(ids)} tokens are too few for batch_size={batch_size} on {world_size} process(es): "
+                f"each of the {count} streams needs at least 2"
+            )
+        self._streams = ids[: size * count].reshape(count, size)[rank * batch_size : (rank + 1) * batch_size]
+        self.length = size - 1
+
+    def window(self, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read ``length`` steps of every stream.
+
+        Args:
+            start: First step, from 0.
+            length: Number of steps, at least 1; ``start + length`` must not pass ``self.length``.
+
+        Returns:
+            Inputs and targets, int64 of shape (length, batch_size); targets are the tokens one step later.
+
+        Raises:
+            ValueError: The window leaves the streams.
+        """
+        if start < 0 or length < 1 or start + length > self.length:
+            raise ValueError(f"start={start}, length={length}: not a window of streams of length {self.length}")
+        block = torch.from_numpy(self._streams[:, start : start + length + 1].T.astype(np.int64))  # (T + 1, B)
+        return block[:-1], block[1:]

@@ -1,0 +1,86 @@
+"""Perplexity of a language model on a token array, every token counted once."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eru.lm.model import LanguageModel
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a text was predicted.
+
+    Attributes:
+        tokens: predictions made, one fewer than the text has tokens.
+        loss: mean negative log-likelihood of a token in nats.
+    """
+
+    tokens: int
+    loss: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss)
+
+    def bits_per_byte(self, text_bytes: int) -> float:
+        """All bits spent, over the bytes of the text in UTF-8: comparable between tokenizers."""
+        return self.loss * self.tokens / math.log(2) / text_bytes
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 1, window: int = 70) -> Evaluation:
+    """Predict ``ids[1:]`` from ``ids[:-1]``, each token exactly once, the state carried from window to window.
+
+    Args:
+        model: it is put into evaluation mode for the call.
+        ids: token ids, at least 2.
+        batch_size: streams that the text is cut into, to go faster. Every stream but the first starts without its
+            context, so only 1 is exact.
+        window: steps computed at once; it changes nothing but memory and speed.
+
+    Raises:
+        ValueError: fewer than 2 tokens, or a batch size below 1.
+
+    Example:
+        >>> model = LanguageModel(10, 8, 8)
+        >>> evaluate(model, np.array([1, 2, 3, 4])).tokens
+        3
+    """
+    if len(ids) < 2:
+        raise ValueError(f"ids of {len(ids)} tokens: at least 2 are needed to predict one")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    predicted = len(ids) - 1
+    length = math.ceil(predicted / batch_size)
+    batch_size = math.ceil(predicted / length)
+    device = model.embedding.weight.device
+    training = model.training
+    model.eval()
+    state, total = None, torch.zeros((), dtype=torch.float64, device=device)
+    for start in range(0, length, window):
+        inputs, targets = _window(ids, start, min(window, length - start), length, batch_size)
+        logits, state = model(inputs.to(device), state)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.to(device).flatten(), ignore_index=_IGNORED, reduction="none"
+        )
+        total += loss.sum(dtype=torch.float64)
+    model.train(training)
+    return Evaluation(predicted, total.item() / predicted)
+
+
+def _window(ids: np.ndarray, start: int, steps: int, length: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (T, B) of steps start, ... of every stream; what lies behind the text is ignored."""
+    positions = np.arange(start, start + steps)[:, None] + length * np.arange(batch_size)[None, :]
+    behind = positions >= len(ids) - 1
+    positions = np.minimum(positions, len(ids) - 2)
+    inputs = torch.from_numpy(ids[positions].astype(np.int64))
+    targets = torch.from_numpy(ids[positions + 1].astype(np.int64))
+    return inputs, targets.masked_fill(torch.from_numpy(behind), _IGNORED)

@@ -1,0 +1,94 @@
+"""Sampling text from a language model."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eru.lm.model import LanguageModel
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    banned: Sequence[int] = (),
+) -> list[int]:
+    """Continue a prompt token by token.
+
+    Args:
+        model: it is put into evaluation mode for the call.
+        prompt: ids to start from, at least one.
+        tokens: how many to add.
+        temperature: divides the logits; 0 always takes the likeliest token.
+        top_k: keep the k likeliest tokens; ``None`` for all.
+        top_p: keep the likeliest tokens that together reach this probability; ``None`` for all.
+        seed: of the sampling; ``None`` draws from torch's global generator.
+        banned: ids that are never sampled, such as the unknown word.
+
+    Returns:
+        The new ids, without the prompt.
+
+    Raises:
+        ValueError: an empty prompt or a number out of range.
+
+    Example:
+        >>> generate(LanguageModel(10, 8, 8), [1], 3, seed=0) == generate(LanguageModel(10, 8, 8), [1], 3, seed=0)
+        False
+        >>> model = LanguageModel(10, 8, 8)
+        >>> generate(model, [1], 3, seed=0) == generate(model, [1], 3, seed=0)
+        True
+    """
+    if not len(prompt):
+        raise ValueError("prompt=[]: at least one token is needed to start from")
+    if tokens < 0:
+        raise ValueError(f"tokens={tokens}: must not be negative")
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature}: must not be negative")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k}: must be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: must be above 0 and at most 1")
+    device = model.embedding.weight.device
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    training = model.training
+    model.eval()
+    logits, state = model(torch.tensor(prompt, device=device).unsqueeze(1))
+    made: list[int] = []
+    for _ in range(tokens):
+        scores = logits[-1, 0].float()
+        if len(banned):
+            scores[list(banned)] = -torch.inf
+        if temperature == 0:
+            token = scores.argmax()
+        else:
+            probabilities = truncate(scores / temperature, top_k, top_p).softmax(dim=-1)
+            token = torch.multinomial(probabilities, 1, generator=generator)[0]
+        made.append(int(token))
+        logits, state = model(token.view(1, 1), state)
+    model.train(training)
+    return made
+
+
+def truncate(scores: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Scores (V,) with all but the ``top_k`` and the ``top_p`` nucleus at minus infinity.
+
+    Example:
+        >>> truncate(torch.tensor([1.0, 3.0, 2.0]), top_k=2, top_p=None)
+        tensor([-inf, 3., 2.])
+    """
+    ordered, order = scores.sort(descending=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if top_k is not None:
+        keep[top_k:] = False
+    if top_p is not None:
+        probabilities = ordered.masked_fill(~keep, -torch.inf).softmax(dim=-1)
+        # A token stays while those before it have not reached top_p, so the likeliest always stays.
+        keep &= probabilities.cumsum(dim=-1) - probabilities < top_p
+    return torch.full_like(scores, -torch.inf).scatter(0, order[keep], ordered[keep])

@@ -1,0 +1,193 @@
+"""The language model: a tied embedding around three recurrent layers."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eru.cell import State
+from eru.layer import ERU
+
+CellName = Literal["eru", "lstm"]
+
+
+class Features(NamedTuple):
+    """What the last layer gives for a window of tokens.
+
+    Attributes:
+        raw: outputs of the last layer (T, B, E).
+        dropped: the same after dropout, the input of the softmax.
+        state: the state of every layer, to carry to the next window.
+    """
+
+    raw: Tensor
+    dropped: Tensor
+    state: list[State]
+
+
+class LanguageModel(nn.Module):
+    """Embedding, dropout, recurrent layers with dropout between them, and a softmax tied to the embedding.
+
+    Layers are E -> H -> ... -> H -> E wide, so that the last one's output meets the embedding again. The embedding is
+    drawn with variance 1/E and its output scaled by sqrt(E), so that what reaches the first gates has unit variance
+    and the first logits are small.
+
+    Args:
+        vocab_size: V.
+        embedding_size: E.
+        hidden_size: H of all layers but the last.
+        num_layers: number of layers.
+        cell: ``"eru"``, or ``"lstm"``, the control: the same recurrence with dense input maps.
+        conv_axis: of the ERU cells, see :class:`eru.ERUCell`.
+        kernel_size: of the ERU cells.
+        input_dropout: on the embedded tokens.
+        layer_dropout: between layers.
+        output_dropout: before the softmax.
+        embedding_dropout: drops whole words of the embedding.
+        weight_dropout: on the recurrent weights.
+        locked: one dropout mask over time (variational dropout) in place of a fresh one per step.
+
+    Shape:
+        tokens (T, B), logits (T, B, V).
+
+    Raises:
+        ValueError: sizes or probabilities that make no sense, or an unknown cell.
+
+    Source:
+        ESPNetv2, section 4.4; tying: arXiv 1611.01462.
+
+    Example:
+        >>> model = LanguageModel(vocab_size=100, embedding_size=16, hidden_size=32)
+        >>> logits, state = model(torch.zeros(5, 2, dtype=torch.long))
+        >>> logits.shape
+        torch.Size([5, 2, 100])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        num_layers: int = 3,
+        *,
+        cell: CellName = "eru",
+        conv_axis: Literal["feature", "time"] = "feature",
+        kernel_size: int = 3,
+        input_dropout: float = 0.0,
+        layer_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        locked: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, size in (
+            ("vocab_size", vocab_size),
+            ("embedding_size", embedding_size),
+            ("hidden_size", hidden_size),
+            ("num_layers", num_layers),
+        ):
+            if size < 1:
+                raise ValueError(f"{name}={size}: must be at least 1")
+        for name, p in (
+            ("input_dropout", input_dropout),
+            ("layer_dropout", layer_dropout),
+            ("output_dropout", output_dropout),
+            ("embedding_dropout", embedding_dropout),
+            ("weight_dropout", weight_dropout),
+        ):
+            if not 0 <= p < 1:
+                raise ValueError(f"{name}={p}: must be at least 0 and below 1")
+        if cell not in ("eru", "lstm"):
+            raise ValueError(f"cell={cell!r}: must be 'eru' or 'lstm'")
+        self.vocab_size, self.embedding_size = vocab_size, embedding_size
+        self.input_dropout, self.layer_dropout, self.output_dropout = input_dropout, layer_dropout, output_dropout
+        self.embedding_dropout, self.locked = embedding_dropout, locked
+        self.embedding = nn.Embedding(vocab_size, embedding_size)
+        nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(embedding_size))
+        self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
+        widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
+        make = partial(ERU, weight_dropout=weight_dropout)
+        if cell == "lstm":
+            make = partial(make, input_transform=dense_gates)
+        else:
+            make = partial(make, conv_axis=conv_axis, kernel_size=kernel_size)
+        self.layers = nn.ModuleList(make(a, b) for a, b in pairwise(widths))
+
+    def features(self, tokens: Tensor, state: list[State] | None = None) -> Features:
+        """Run the recurrent layers over tokens (T, B); ``state`` defaults to zeros."""
+        drop = locked_dropout if self.locked else F.dropout
+        x = self._embed(tokens) * math.sqrt(self.embedding_size)
+        x = drop(x, self.input_dropout, self.training)
+        after: list[State] = []
+        for index, layer in enumerate(self.layers):
+            if index:
+                x = drop(x, self.layer_dropout, self.training)
+            x, new = layer(x, state[index] if state is not None else None)
+            after.append(new)
+        return Features(x, drop(x, self.output_dropout, self.training), after)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Tied softmax scores (T, B, V) of features (T, B, E)."""
+        return F.linear(features, self.embedding.weight, self.softmax_bias)
+
+    def forward(self, tokens: Tensor, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        """Logits of the token after each one, and the state to carry."""
+        features = self.features(tokens, state)
+        return self.logits(features.dropped), features.state
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        weight = self.embedding.weight
+        if self.embedding_dropout and self.training:
+            words = F.dropout(weight.new_ones(self.vocab_size, 1), self.embedding_dropout)
+            weight = weight * words
+        return F.embedding(tokens, weight)
+
+
+def detach(state: list[State]) -> list[State]:
+    """The state cut from its history, so that gradients end at the window."""
+    return [tuple(part.detach() for part in layer) for layer in state]
+
+
+def locked_dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """Dropout of (T, B, features) with one mask over time (variational dropout, arXiv 1512.05287).
+
+    Example:
+        >>> y = locked_dropout(torch.ones(9, 2, 3), 0.5, training=True)
+        >>> bool((y == y[0]).all())
+        True
+    """
+    return x * F.dropout(torch.ones_like(x[:1]), p) if training and p else x
+
+
+def dense_gates(input_size: int, output_size: int) -> nn.Linear:
+    """The LSTM's input map, drawn so that unit-variance inputs give unit-variance gates, as the ERU's are."""
+    linear = nn.Linear(input_size, output_size, bias=False)
+    nn.init.normal_(linear.weight, std=1 / math.sqrt(input_size))
+    return linear
+
+
+def nearest_hidden_size(parameters: int, build: Callable[[int], nn.Module]) -> int:
+    """The hidden size whose model, as made by ``build``, has the number of parameters nearest to ``parameters``.
+
+    Example:
+        >>> nearest_hidden_size(110, lambda size: nn.Linear(size, 10))
+        10
+    """
+
+    def count(size: int) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build(size).parameters())
+
+    low, high = 1, 2
+    while count(high) < parameters:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= parameters else (low, middle)
+    return min((low, high), key=lambda size: abs(count(size) - parameters))

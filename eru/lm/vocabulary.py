@@ -1,0 +1,219 @@
+"""Tokenizers that look whole units up in a list: words between white space, or characters."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from eru.training.files import write_json
+
+UNKNOWN = "<unk>"
+EOS = "<eos>"
+
+
+class _VocabularyTokenizer(ABC):
+    """Units of text with an id each.
+
+    Args:
+        types: The unit of every id, in the order of the ids; each occurs once.
+        unknown: The id for units that are not among the types.
+        eos: The id that ends a line.
+
+    Raises:
+        ValueError: A type is not a string or occurs twice, or an id is out of range.
+    """
+
+    kind: str
+
+    def __init__(self, types: Sequence[str], *, unknown: int, eos: int) -> None:
+        self.types = tuple(types)
+        self._ids = {unit: index for index, unit in enumerate(self.types)}
+        if not all(isinstance(unit, str) for unit in self.types):
+            raise ValueError("types: must all be strings")
+        if len(self._ids) < len(self.types):
+            twice = Counter(self.types).most_common(1)[0][0]
+            raise ValueError(f"types: {twice!r} occurs more than once")
+        for name, index in (("unknown", unknown), ("eos", eos)):
+            if not isinstance(index, int) or not 0 <= index < len(self.types):
+                raise ValueError(f"{name}={index!r}: must be an id from 0 to {len(self.types) - 1}")
+        if unknown == eos:
+            raise ValueError(f"unknown=eos={eos}: must be two ids")
+        self.unknown = unknown
+        self.eos = eos
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of types, special tokens included."""
+        return len(self.types)
+
+    @classmethod
+    def build(cls, lines: Iterable[str], vocab_size: int | None = None) -> Self:
+        """Collect the types of a text: ``<unk>``, ``<eos>``, then by falling count, equal counts by alphabet.
+
+        Args:
+            lines: The training text, line by line.
+            vocab_size: Most types to keep, the two special ones included. Without it all are kept, except that
+                words seen only once make way for ``<unk>``, so that ``<unk>`` is trained, unless the text marks
+                unknown words itself, as the Penn Treebank's does.
+
+        Raises:
+            ValueError: The text is empty, or ``vocab_size`` leaves no room beside the special types.
+        """
+        counts = Counter(unit for line in lines for unit in cls._units(line))
+        if not counts:
+            raise ValueError("lines: the training text is empty")
+        if vocab_size is not None and vocab_size < 3:
+            raise ValueError(f"vocab_size={vocab_size}: must be at least 3, two of them for {UNKNOWN} and {EOS}")
+        if vocab_size is None:
+            least = cls._least_count(counts)
+            counts = Counter({unit: count for unit, count in counts.items() if count >= least})
+        ranked = sorted(counts.keys() - {UNKNOWN, EOS}, key=lambda unit: (-counts[unit], unit))
+        room = None if vocab_size is None else vocab_size - 2
+        return cls([UNKNOWN, EOS, *ranked[:room]], unknown=0, eos=1)
+
+    @classmethod
+    def from_saved(cls, fields: Mapping[str, Any], folder: Path) -> Self:
+        """Rebuild a tokenizer from the content of its ``tokenizer.json``."""
+        return cls(fields["types"], unknown=fields["unknown"], eos=fields["eos"])
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` into ``folder``, which is made where it is missing."""
+        fields = {"kind": self.kind, "unknown": self.unknown, "eos": self.eos, "types": self.types}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_json(Path(folder) / "tokenizer.json", fields)
+
+    def encode(self, line: str) -> list[int]:
+        """The ids of one line's units, ``unknown`` for those that have none."""
+        find, unknown = self._ids.get, self.unknown
+        return [find(unit, unknown) for unit in self._units(line)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; ``eos`` becomes a newline."""
+        return "\n".join(self._join([self.types[index] for index in line]) for line in split_at(self.eos, ids))
+
+    @staticmethod
+    @abstractmethod
+    def _units(line: str) -> Iterable[str]: ...
+
+    @staticmethod
+    @abstractmethod
+    def _join(units: list[str]) -> str: ...
+
+    @staticmethod
+    @abstractmethod
+    def _least_count(counts: Mapping[str, int]) -> int: ...
+
+
+class WordTokenizer(_VocabularyTokenizer):
+    """Words between white space; ``<unk>`` in the text is the unknown token, ``<eos>`` the end of a line.
+
+    Example:
+        >>> tokenizer = WordTokenizer.build(["b a b", "a b c"])
+        >>> tokenizer.types
+        ('<unk>', '<eos>', 'b', 'a')
+        >>> tokenizer.encode("a b c")
+        [3, 2, 0]
+    """
+
+    kind = "word"
+
+    @classmethod
+    def from_vocab(cls, vocab: Any) -> Self:
+        """Take over a vocabulary with its ids.
+
+        Args:
+            vocab: torchtext's ``Vocab`` (new or legacy; recognised by its methods), a list of words, or a mapping from
+                words to the ids 0, 1, 2, ... The unknown token is its ``<unk>``, else its default index; ``<unk>`` and
+                ``<eos>`` are appended where it has none.
+
+        Raises:
+            TypeError: It is none of these.
+            ValueError: A word occurs twice, or the ids of a mapping have gaps.
+
+        Example:
+            >>> WordTokenizer.from_vocab({"<unk>": 0, "hello": 1, "<eos>": 2}).encode("hello world")
+            [1, 0]
+        """
+        types, default = _words_in_order(vocab), _default_index(vocab)
+        unknown = types.index(UNKNOWN) if UNKNOWN in types else default
+        if unknown is None:
+            unknown = len(types)
+            types.append(UNKNOWN)
+        if EOS not in types:
+            types.append(EOS)
+        return cls(types, unknown=unknown, eos=types.index(EOS))
+
+    @staticmethod
+    def _units(line: str) -> Iterable[str]:
+        return line.split()
+
+    @staticmethod
+    def _join(units: list[str]) -> str:
+        return " ".join(units)
+
+    @staticmethod
+    def _least_count(counts: Mapping[str, int]) -> int:
+        return 1 if UNKNOWN in counts else 2
+
+
+class CharTokenizer(_VocabularyTokenizer):
+    r"""Single characters.
+
+    Example:
+        >>> tokenizer = CharTokenizer.build(["hello"])
+        >>> tokenizer.decode([*tokenizer.encode("hole"), tokenizer.eos])
+        'hole\n'
+    """
+
+    kind = "char"
+
+    @staticmethod
+    def _units(line: str) -> Iterable[str]:
+        return line
+
+    @staticmethod
+    def _join(units: list[str]) -> str:
+        return "".join(units)
+
+    @staticmethod
+    def _least_count(counts: Mapping[str, int]) -> int:
+        return 1
+
+
+def split_at(eos: int, ids: Iterable[int]) -> list[list[int]]:
+    """The runs of ids between the ends of lines; one more than there are ends.
+
+    Example:
+        >>> split_at(0, [3, 4, 0, 5, 0])
+        [[3, 4], [5], []]
+    """
+    runs: list[list[int]] = [[]]
+    for index in ids:
+        if index == eos:
+            runs.append([])
+        else:
+            runs[-1].append(int(index))
+    return runs
+
+
+def _words_in_order(vocab: Any) -> list[str]:
+    """The words of a foreign vocabulary, in the order of their ids."""
+    if hasattr(vocab, "get_itos"):
+        return list(vocab.get_itos())
+    if hasattr(vocab, "itos"):
+        return list(vocab.itos)
+    if isinstance(vocab, Mapping):
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ValueError(f"vocab: its ids must be 0 to {len(vocab) - 1}, each once")
+        return sorted(vocab, key=vocab.__getitem__)
+    if isinstance(vocab, Sequence) and not isinstance(vocab, str):
+        return list(vocab)
+    raise TypeError(f"vocab: must be torchtext's Vocab, a list or a mapping to ids, not {type(vocab).__name__}")
+
+
+def _default_index(vocab: Any) -> int | None:
+    """The id that a foreign vocabulary gives to words it lacks, if it says so."""
+    if hasattr(vocab, "get_default_index"):
+        return vocab.get_default_index()
+    return getattr(vocab, "unk_index", None)

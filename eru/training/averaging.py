@@ -1,0 +1,105 @@
+"""Non-monotonically triggered averaging of the weights: when to start, and the average itself.
+
+Merity, Keskar and Socher 2017, "Regularizing and Optimizing LSTM Language Models", arXiv 1708.02182,
+Algorithm 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["WeightAverage", "should_start_averaging"]
+
+
+def should_start_averaging(history: Sequence[float], n: int = 5) -> bool:
+    """Tell whether the validation loss has stopped falling, so that averaging should start.
+
+    With v_1 .. v_t the losses so far and v_t the newest, averaging starts when
+
+        t - 1 > n   and   v_t > min(v_1, ..., v_{t-1-n})
+
+    that is, when the newest loss is worse than the best of all but the last `n` losses before it. This is the
+    rule of the authors' code (`val_loss > min(best_val_loss[:-nonmono])`, salesforce/awd-lstm-lm, main.py).
+    Algorithm 1 in the paper's arXiv version takes the minimum over the *last* `n` losses instead, which fires
+    at the first small rise; the authors call that a typo and the code right (issue 13 there).
+
+    Args:
+        history: All validation losses (or perplexities), oldest first, the newest last.
+        n: The non-monotone interval: how many evaluations without progress are forgiven, >= 1.
+
+    Raises:
+        ValueError: If `n` is below 1.
+
+    Example:
+        >>> should_start_averaging([5.0, 4.0, 4.1, 4.2], n=2)
+        False
+        >>> should_start_averaging([5.0, 4.0, 4.1, 4.2, 4.1], n=2)
+        True
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n!r}")
+    earlier = history[:-1]
+    return len(earlier) > n and history[-1] > min(earlier[:-n])
+
+
+class WeightAverage:
+    """The arithmetic mean of a model's weights over the updates it was shown.
+
+        mean_k = mean_{k-1} + (w_k - mean_{k-1}) / k
+
+    Plain SGD beside this class is averaged SGD. `torch.optim.ASGD` is not used, since it applies a changed
+    learning rate one step late and leaves the first iterate out of the mean. The mean lives in a copy of the
+    model, so evaluating it never touches the weights in training; tied parameters stay tied. Buffers are not
+    averaged but follow the model.
+
+    Args:
+        model: The model to average. It is copied; its present weights do not count until `update`.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> average = WeightAverage(model)
+        >>> for value in (1.0, 2.0, 6.0):
+        ...     _ = nn.init.constant_(model.weight, value)
+        ...     average.update(model)
+        >>> average.module.weight.item(), average.count
+        (3.0, 3)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._averaged = AveragedModel(model)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model that holds the mean; a copy of the given model before the first update."""
+        return self._averaged.module
+
+    @property
+    def count(self) -> int:
+        """Number of updates in the mean."""
+        return int(self._averaged.n_averaged)
+
+    def update(self, model: nn.Module) -> None:
+        """Take the present weights of `model` into the mean.
+
+        Args:
+            model: The model in training, of the same structure as the one given at construction.
+        """
+        self._averaged.update_parameters(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the mean and its count, to be saved."""
+        return self._averaged.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved mean.
+
+        Args:
+            state: What `state_dict` returned, directly or through a file.
+
+        Raises:
+            RuntimeError: If the names or shapes do not fit, as from `nn.Module.load_state_dict`.
+        """
+        self._averaged.load_state_dict(state)

@@ -1,0 +1,111 @@
+"""The learning curve of a run as a picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eru.training.files import atomic_write
+
+__all__ = ["plot_curve"]
+
+Points = dict[int, float]  # step -> value
+
+
+def plot_curve(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> bool:
+    """Draw training and validation perplexity and the learning rate against the step.
+
+    Perplexity is exp(loss), the loss being in nats. Where a resumed run logged a step a second time, the
+    later record counts; values that are missing or not finite are left out.
+
+    Args:
+        metrics: Records as `RunFolder.metrics` returns them. Of `"event": "step"` the fields `step`, `loss`
+            and `learning_rate` are drawn, of `"event": "epoch"` `step`, `train_loss`, `valid_loss` and
+            `learning_rate`, of `"event": "resume"` `step`. Others are ignored.
+        path: The PNG file to write.
+
+    Returns:
+        Whether the picture was drawn: False, and no file, if matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "curve.png"
+        >>> plot_curve([{"event": "step", "step": 50, "loss": 5.1, "learning_rate": 0.002}], path)
+        True
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(8.0, 5.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _draw_perplexity(upper, metrics)
+    _draw_learning_rate(lower, metrics)
+    resumed = [record["step"] for record in metrics if record.get("event") == "resume"]
+    for axes in (upper, lower):
+        for number, step in enumerate(resumed):
+            label = "resumed" if number == 0 and axes is upper else None
+            axes.axvline(step, color="0.45", linestyle=":", linewidth=1.2, label=label)
+        axes.grid(True, color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    if upper.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png")
+    return True
+
+
+def _draw_perplexity(axes: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
+    steps = _perplexities(metrics, "step", "loss")
+    train = _perplexities(metrics, "epoch", "train_loss")
+    valid = _perplexities(metrics, "epoch", "valid_loss")
+    if steps:
+        axes.plot(*_columns(steps), color="tab:blue", alpha=0.4, linewidth=1.0, label="training")
+    if train:
+        label = "training, mean of the epoch"
+        axes.plot(*_columns(train), color="tab:blue", marker="o", markersize=4, label=label)
+    if valid:
+        best = min(valid, key=valid.__getitem__)
+        label = f"validation (best {valid[best]:.4g} at step {best:,})"
+        axes.plot(*_columns(valid), color="tab:orange", marker="s", markersize=4, label=label)
+    axes.set_yscale("log")
+    _set_log_ticks(axes, [*steps.values(), *train.values(), *valid.values()])
+    axes.set_ylabel("perplexity")
+
+
+def _draw_learning_rate(axes: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
+    rates = _points(metrics, "step", "learning_rate") | _points(metrics, "epoch", "learning_rate")
+    axes.plot(*_columns(rates), color="tab:green")
+    axes.set_ylim(bottom=0.0)
+    axes.set_ylabel("learning rate")
+    axes.set_xlabel("step (weight updates)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _set_log_ticks(axes: Any, values: list[float]) -> None:
+    """Plain round numbers; within less than a decade a logarithmic locator would find too few of them."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    narrow = bool(values) and max(values) < 8.0 * min(values)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8) if narrow else LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+
+
+def _points(metrics: Sequence[Mapping[str, Any]], event: str, field: str) -> Points:
+    """The finite values of a field over the steps; a later record of a step replaces an earlier one."""
+    chosen = {record["step"]: record.get(field) for record in metrics if record.get("event") == event}
+    return {step: value for step, value in chosen.items() if value is not None and math.isfinite(value)}
+
+
+def _perplexities(metrics: Sequence[Mapping[str, Any]], event: str, field: str) -> Points:
+    largest = 700.0  # exp(710) overflows
+    return {step: math.exp(min(loss, largest)) for step, loss in _points(metrics, event, field).items()}
+
+
+def _columns(points: Points) -> tuple[list[int], list[float]]:
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]

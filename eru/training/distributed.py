@@ -1,0 +1,136 @@
+"""Data-parallel training over the processes that `torchrun` starts, with one process as the plain case."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["Ranks"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those that train one model together.
+
+    With a single process every method returns at once. Gradients are averaged by hand, not by a wrapper
+    around the model, so that the model's names, its saved weights and its methods stay its own.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        local_rank: Number of this process on its machine, from 0.
+        device: Where this process computes.
+
+    Example:
+        >>> ranks = Ranks.from_environment("cpu")
+        >>> ranks.world_size, ranks.is_main, ranks.mean(0.5)
+        (1, True, 0.5)
+        >>> ranks.close()
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(cls, device: str | torch.device) -> "Ranks":
+        """Join the processes that `torchrun` started, or stand alone.
+
+        `torchrun` sets WORLD_SIZE, RANK and LOCAL_RANK; only where WORLD_SIZE is above 1 is
+        `torch.distributed` initialised (NCCL for CUDA, Gloo otherwise). To be undone by `close`.
+
+        Args:
+            device: The kind of device to compute on. Of several processes each takes the CUDA device of its
+                LOCAL_RANK, whatever index is given.
+
+        Raises:
+            ValueError: If a variable is missing or no number, or LOCAL_RANK has no CUDA device.
+        """
+        place = torch.device(device)
+        world_size = _environment_number("WORLD_SIZE", default=1)
+        if world_size <= 1:
+            return cls(rank=0, world_size=1, local_rank=0, device=place)
+        rank, local_rank = _environment_number("RANK"), _environment_number("LOCAL_RANK")
+        if place.type == "cuda":
+            if local_rank >= torch.cuda.device_count():
+                raise ValueError(
+                    f"LOCAL_RANK={local_rank} needs {local_rank + 1} CUDA devices, but this machine has "
+                    f"{torch.cuda.device_count()}: start fewer processes with --nproc-per-node"
+                )
+            place = torch.device("cuda", local_rank)
+            torch.cuda.set_device(place)
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=world_size)
+        return cls(rank, world_size, local_rank, place)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and the log."""
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the processes, in one exchange.
+
+        The result is the gradient of the joint batch where every process has the mean loss of an equal share.
+
+        Args:
+            parameters: The same parameters in the same order on every process. Where one has no gradient, it
+                counts as zero.
+        """
+        if self.world_size == 1:
+            return
+        gradients: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        bucket = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(bucket)
+        bucket /= self.world_size
+        for gradient, mean in zip(gradients, bucket.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def mean(self, value: float) -> float:
+        """Return the mean of `value` over the processes.
+
+        Args:
+            value: This process's number.
+        """
+        if self.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.item() / self.world_size
+
+    def broadcast(self, module: nn.Module) -> None:
+        """Give every process the main process's parameters and buffers.
+
+        Args:
+            module: The same module on every process, on `device`.
+        """
+        if self.world_size == 1:
+            return
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.detach(), src=0)
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leave the other processes."""
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+
+def _environment_number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name, "" if default is None else str(default))
+    if not text.isdecimal():
+        raise ValueError(f"the variable {name} must be a number, as torchrun sets it, got {text!r}")
+    return int(text)
