@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eru.cell import State
 from eru.layer import ERU
+from eru.lm.softmax import tied_cross_entropy
 
 CellName = Literal["eru", "lstm"]
 
@@ -135,6 +136,12 @@ class LanguageModel(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Tied softmax scores (T, B, V) of features (T, B, E)."""
         return F.linear(features, self.embedding.weight, self.softmax_bias)
+
+    def loss(self, features: Features, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of targets (T, B), in nats."""
+        return tied_cross_entropy(
+            features.dropped.flatten(0, 1), self.embedding.weight, self.softmax_bias, targets.flatten()
+        )
 
     def forward(self, tokens: Tensor, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
         """Logits of the token after each one, and the state to carry."""

@@ -10,7 +10,6 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from eru.cell import State
@@ -295,7 +294,7 @@ def _step(job: Job, training: Training, start: int, length: int) -> float:
     model.train()
     with job.autocast():
         features = model.features(inputs, training.carried)
-        loss = F.cross_entropy(model.logits(features.dropped).flatten(0, 1).float(), targets.flatten())
+        loss = model.loss(features, targets)
     (loss + activation_penalty(features, recipe)).backward()
     job.ranks.average_gradients(model.parameters())
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)

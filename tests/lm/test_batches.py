@@ -1,0 +1,99 @@
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eru.lm.batches import Streams, segments
+
+COUNT = st.integers(1, 3000)
+BPTT = st.integers(1, 80)
+
+
+@given(total=COUNT, bptt=BPTT, seed=st.integers(0, 2**40), epoch=st.integers(0, 99), randomised=st.booleans())
+def test_windows_cover_every_position_once_in_order(total, bptt, seed, epoch, randomised):
+    windows = segments(total, bptt, seed=seed, epoch=epoch, randomised=randomised)
+    assert [p for start, length in windows for p in range(start, start + length)] == list(range(total))
+    assert windows == segments(total, bptt, seed=seed, epoch=epoch, randomised=randomised)
+    lengths = [length for _, length in windows[:-1]]
+    if randomised:
+        assert all(5 <= length <= bptt + 20 for length in lengths)
+    else:
+        assert set(lengths) <= {bptt}
+
+
+def test_lengths_are_spread_as_in_awd_lstm():
+    lengths = np.array([length for _, length in segments(400_000, 70, seed=1, epoch=0)[:-1]])
+    short = lengths < 52
+    assert short.mean() == pytest.approx(0.05, abs=0.012)
+    assert lengths[~short].mean() == pytest.approx(69.5, abs=0.3)  # int() rounds down
+    assert lengths[~short].std() == pytest.approx(5, abs=0.3)
+    assert lengths[short].mean() == pytest.approx(34.5, abs=1.2)
+
+
+def test_epochs_and_seeds_have_windows_of_their_own():
+    seen = {tuple(segments(5000, 70, seed=seed, epoch=epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(seen) == 9
+
+
+@pytest.mark.parametrize("change", [{"total": 0}, {"bptt": 0}, {"seed": -1}, {"epoch": -1}])
+def test_segments_refuse_what_is_out_of_range(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name}={change[name]}"):
+        segments(**{"total": 10, "bptt": 5, "seed": 0, "epoch": 0, **change})
+
+
+@given(size=st.integers(2, 300), batch_size=st.integers(1, 5), world_size=st.integers(1, 3))
+def test_ranks_read_disjoint_contiguous_streams(size, batch_size, world_size):
+    count = batch_size * world_size
+    ids = np.arange(size, dtype=np.uint16)
+    if size < 2 * count:
+        with pytest.raises(ValueError, match=f"{size} tokens are too few for batch_size={batch_size}"):
+            Streams(ids, batch_size, 0, world_size)
+        return
+    columns = []
+    for rank in range(world_size):
+        streams = Streams(ids, batch_size, rank, world_size)
+        inputs, targets = streams.window(0, streams.length)
+        assert inputs.shape == targets.shape == (size // count - 1, batch_size)
+        assert torch.equal(targets, inputs + 1)
+        columns += [[*inputs[:, b].tolist(), targets[-1, b].item()] for b in range(batch_size)]
+    assert list(chain.from_iterable(columns)) == list(range(size // count * count))
+
+
+def test_windows_follow_on_each_other():
+    streams = Streams(np.arange(100), 3)
+    inputs, targets = (
+        torch.cat(parts) for parts in zip(*(streams.window(s, n) for s, n in ((0, 5), (5, 1), (6, 26))), strict=True)
+    )
+    whole_inputs, whole_targets = streams.window(0, 32)
+    assert torch.equal(inputs, whole_inputs)
+    assert torch.equal(targets, whole_targets)
+    assert inputs.dtype == targets.dtype == torch.int64
+
+
+def test_one_stream_predicts_every_token_after_the_first():
+    streams = Streams(np.arange(7, dtype=np.uint32), 1)
+    assert streams.length == 6
+    assert streams.window(0, 6)[1].flatten().tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_mapped_file_is_not_written_to(tmp_path):
+    np.arange(20, dtype=np.uint16).tofile(tmp_path / "ids")
+    inputs, _ = Streams(np.memmap(tmp_path / "ids", np.uint16, mode="r"), 2).window(0, 9)
+    inputs.zero_()
+    assert np.fromfile(tmp_path / "ids", np.uint16).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(("start", "length"), [(-1, 2), (0, 0), (0, 10), (9, 1)])
+def test_a_window_must_lie_inside(start, length):
+    with pytest.raises(ValueError, match=f"start={start}, length={length}"):
+        Streams(np.arange(10), 1).window(start, length)
+
+
+@pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(0, 0, 1), (1, 1, 1), (1, -1, 2), (1, 0, 0)])
+def test_streams_refuse_what_is_out_of_range(batch_size, rank, world_size):
+    with pytest.raises(ValueError, match=r"batch_size=0|rank="):
+        Streams(np.arange(10), batch_size, rank, world_size)

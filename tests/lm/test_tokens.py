@@ -1,0 +1,101 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eru.lm import tokens
+from eru.lm.corpus import SPLITS, load_corpus
+from eru.lm.tokenizer import WordTokenizer, build_tokenizer
+from eru.lm.tokens import encode_corpus
+
+TEXT = {
+    "train": "the cat saw the dog\n\nthe dog saw the café\n" * 50,
+    "valid": "the bird saw the dog",
+    "test": "a dog\nthe dog\n",
+}
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path / "cache"))
+    for split, text in TEXT.items():
+        (tmp_path / f"{split}.txt").write_text(text, encoding="utf-8")
+    return load_corpus(str(tmp_path))
+
+
+@pytest.mark.parametrize("buffer", [1, 7, 1 << 20])
+@pytest.mark.parametrize("kind", ["word", "char", "sentencepiece"])
+def test_every_line_is_encoded_and_ended(corpus, monkeypatch, kind, buffer):
+    monkeypatch.setattr(tokens, "_BUFFER", buffer)
+    tokenizer = build_tokenizer(kind, corpus.lines("train"))
+    encoded = encode_corpus(corpus, tokenizer)
+    for split in SPLITS:
+        expected = [i for line in TEXT[split].splitlines() for i in [*tokenizer.encode(line), tokenizer.eos]]
+        found = encoded[split]
+        assert found.ids.tolist() == expected
+        assert isinstance(found.ids, np.memmap)
+        assert found.ids.dtype == np.uint16
+        assert found.unknown == (0 if tokenizer.unknown is None else expected.count(tokenizer.unknown))
+        assert found.unknown_rate == found.unknown / len(expected)
+        assert found.bytes == len(TEXT[split].removesuffix("\n").encode()) + 1
+
+
+def test_large_vocabularies_take_four_bytes(corpus):
+    words = ["<unk>", "<eos>", *map(str, range(1 << 16)), "the", "dog"]
+    found = encode_corpus(corpus, WordTokenizer.from_vocab(words))["test"].ids
+    assert found.dtype == np.uint32
+    assert found.tolist() == [0, 65539, 1, 65538, 65539, 1]
+
+
+def test_the_same_text_and_tokenizer_are_encoded_once(corpus, monkeypatch):
+    lines = list(corpus.lines("train"))
+    before = encode_corpus(corpus, build_tokenizer("word", lines))
+    monkeypatch.setattr(tokens, "_encode", lambda *_: pytest.fail("encoded again"))
+    after = encode_corpus(load_corpus(corpus.name), build_tokenizer("word", lines))
+    for split in SPLITS:
+        assert after[split].ids.tolist() == before[split].ids.tolist()
+        assert (after[split].bytes, after[split].unknown) == (before[split].bytes, before[split].unknown)
+
+
+def test_another_text_or_tokenizer_is_encoded_anew(corpus):
+    tokenizer = build_tokenizer("word", corpus.lines("train"))
+    assert encode_corpus(corpus, tokenizer)["test"].unknown == 1
+    Path(corpus.path("test")).write_text("dog bird bird")
+    changed = load_corpus(corpus.name)
+    assert encode_corpus(changed, tokenizer)["test"].unknown == 2
+    assert encode_corpus(changed, build_tokenizer("word", ["bird bird"]))["test"].unknown == 1
+
+
+@pytest.mark.parametrize("text", ["dog", "dog\n", "\n\n dog \n"])
+def test_one_token_is_too_few(corpus, text):
+    tokenizer = build_tokenizer("word", corpus.lines("train"))
+    Path(corpus.path("valid")).write_text(text)
+    with pytest.raises(ValueError, match=r"valid\.txt: has 1 token.* at least 2"):
+        encode_corpus(load_corpus(corpus.name), tokenizer)
+    assert list((Path(os.environ["ERU_CACHE_DIR"]) / "tokens").iterdir()) == []
+
+
+def test_damaged_token_files_are_named(corpus):
+    tokenizer = build_tokenizer("word", corpus.lines("train"))
+    encode_corpus(corpus, tokenizer)
+    (folder,) = (Path(os.environ["ERU_CACHE_DIR"]) / "tokens").iterdir()
+    os.truncate(folder / "train.bin", 10)
+    with pytest.raises(ValueError, match=f"{folder}.*delete"):
+        encode_corpus(corpus, tokenizer)
+
+
+def test_penn_treebank_has_its_published_numbers(tmp_path, monkeypatch):
+    beside = Path(__file__).parents[3] / "shared/data/ptb"
+    folder = Path(os.environ["ERU_DATA_DIR"]) / "ptb" if "ERU_DATA_DIR" in os.environ else beside
+    if not (folder / "ptb.train.txt").is_file():
+        pytest.skip(f"the Penn Treebank is not in {folder}")
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+    corpus = load_corpus("ptb", folder)
+    tokenizer = build_tokenizer("word", corpus.lines("train"))
+    assert tokenizer.vocab_size == 10_000
+    encoded = encode_corpus(corpus, tokenizer)
+    assert [len(encoded[split].ids) for split in SPLITS] == [929_589, 73_760, 82_430]
+    assert tokenizer.decode(encoded["valid"].ids[:12]) == (
+        "consumers may want to move their telephones a little closer to the"
+    )
