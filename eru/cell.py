@@ -33,7 +33,8 @@ class ERUCell(nn.Module):
         conv_axis: what the taps slide over: ``"feature"``, within the reduced vector of a step, or ``"time"``,
             causally over the steps; the state then is (h, c, window).
         kernel_size: taps of a branch; odd for ``"feature"``.
-        input_transform: ``(input_size, 4 * hidden_size) -> nn.Module`` that replaces the EESP; ``nn.Linear`` makes an LSTM.
+        input_transform: ``(input_size, 4 * hidden_size) -> nn.Module`` that replaces the EESP; ``nn.Linear`` makes
+            an LSTM.
         proj_size: P; above 0, h is projected to (B, P) as in ``nn.LSTM``.
         layer_norm: normalise the input gates.
 
@@ -80,7 +81,13 @@ class ERUCell(nn.Module):
         self.input_size, self.hidden_size, self.proj_size = input_size, hidden_size, proj_size
         if input_transform is None:
             input_transform = partial(
-                SequenceEESP, branches=branches, groups=groups, conv_axis=conv_axis, kernel_size=kernel_size
+                SequenceEESP,
+                branches=branches,
+                groups=groups,
+                conv_axis=conv_axis,
+                kernel_size=kernel_size,
+                device=device,
+                dtype=dtype,
             )
         self.input_transform = input_transform(input_size, 4 * hidden_size).to(device=device, dtype=dtype)
         self.layer_norm = None
@@ -120,8 +127,9 @@ class ERUCell(nn.Module):
         return self.proj_size or self.hidden_size
 
     def initial_state(self, batch_size: int, like: Tensor) -> State:
-        """Zeros for a batch, on the device and in the type of ``like``."""
-        h, c = (like.new_zeros(batch_size, size) for size in (self.output_size, self.hidden_size))
+        """Zeros for a batch, on the device and in the type of ``like``; cells, which add up, in at least float32."""
+        h = like.new_zeros(batch_size, self.output_size)
+        c = like.new_zeros(batch_size, self.hidden_size, dtype=torch.promote_types(like.dtype, torch.float32))
         if isinstance(self.input_transform, SequenceEESP) and self.window_size:
             return h, c, self.input_transform.initial_window(batch_size, like)
         return h, c
@@ -157,18 +165,18 @@ class ERUCell(nn.Module):
                 f"input of shape {tuple(x.shape)}: expected {allowed} with input_size={self.input_size} last"
             )
 
-    def forward(self, input: Tensor, state: State | None = None) -> State:
-        """One step; the state defaults to zeros."""
+    def forward(self, input: Tensor, hx: State | None = None) -> State:
+        """One step; the state ``hx`` defaults to zeros."""
         self.check_input(input, (1, 2))
         x = input if input.dim() == 2 else input.unsqueeze(0)
         initial = self.initial_state(x.shape[0], x)
-        if state is None:
-            state = initial
+        if hx is None:
+            hx = initial
         elif input.dim() == 1:
-            state = tuple(part.unsqueeze(-2) for part in state)
-        check_state(state, initial)
-        gates, past = self.project_on(x.unsqueeze(0), state[2] if self.window_size else None)
-        new: State = self.step(gates[0], state)
+            hx = tuple(part.unsqueeze(-2) for part in hx)
+        check_state(hx, initial)
+        gates, past = self.project_on(x.unsqueeze(0), hx[2] if self.window_size else None)
+        new: State = self.step(gates[0], hx)
         if past is not None:
             new = (*new, past[-self.window_size :])
         return new if input.dim() == 2 else tuple(part.squeeze(-2) for part in new)

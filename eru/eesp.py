@@ -62,16 +62,16 @@ def fit_sizes(
 ) -> tuple[int, int, int, int]:
     """Branches K, reduce groups, expand groups and width d of a unit, for any channel counts.
 
-    By default K = 4 (fewer where so few outputs would leave a branch without one), the expand has K groups, the
-    reduce as many as divide ``in_channels``, at most K, and d is ``out_channels / K`` rounded up to a multiple of
-    them. Explicit numbers must fit exactly.
+    By default K = 4 (fewer where so few outputs would leave a group without one), d is ``out_channels / K`` rounded up
+    to a multiple of K (so it does not depend on the input), the expand has K groups, and the reduce the largest common
+    divisor of ``in_channels`` and d that is at most K. Explicit numbers must fit exactly.
 
     Raises:
         ValueError: a channel count below 1, or ``branches`` or ``groups`` that do not divide what they must.
 
     Example:
         >>> fit_sizes(400, 448, None, None), fit_sizes(1, 51, None, None), fit_sizes(3, 1, None, None)
-        ((4, 4, 4, 112), (4, 1, 4, 13), (1, 1, 1, 1))
+        ((4, 4, 4, 112), (4, 1, 4, 16), (1, 1, 1, 1))
     """
     for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
         if value < 1:
@@ -84,10 +84,9 @@ def fit_sizes(
         branches = next(k for k, share in shares if k * share - out_channels < share)
     elif out_channels % branches:
         raise ValueError(f"branches={branches} does not divide out_channels={out_channels}")
-    width = math.ceil(out_channels / branches)
     if groups is None:
-        reduce_groups = _largest_divisor(in_channels, branches)
-        return branches, reduce_groups, branches, math.ceil(width / reduce_groups) * reduce_groups
+        width = math.ceil(out_channels / branches**2) * branches
+        return branches, _largest_divisor(math.gcd(in_channels, width), branches), branches, width
     for name, value in (
         ("in_channels", in_channels),
         ("out_channels", out_channels),
@@ -95,7 +94,7 @@ def fit_sizes(
     ):
         if value % groups:
             raise ValueError(f"groups={groups} does not divide {name}{'' if '=' in name else f'={value}'}")
-    return branches, groups, groups, width
+    return branches, groups, groups, out_channels // branches
 
 
 class EESP(nn.Module):
@@ -172,8 +171,11 @@ class EESP(nn.Module):
             raise ValueError(f"convolution={convolution!r}: must be one of {', '.join(CONVOLUTIONS)}")
         if conv_axis not in ("space", "feature"):
             raise ValueError(f"conv_axis={conv_axis!r}: must be 'space' or 'feature'")
-        if causal and ndim != 1:
-            raise ValueError(f"causal={causal} needs ndim=1, not ndim={ndim}")
+        if causal and (ndim != 1 or conv_axis == "feature"):
+            raise ValueError(f"causal={causal} needs ndim=1 and conv_axis='space', not {ndim} and {conv_axis!r}")
+        for name, value in (("stride", stride), ("stacks", stacks)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
         if kernel_size < 1 or (kernel_size % 2 == 0 and not causal):
             raise ValueError(f"kernel_size={kernel_size}: must be odd and at least 1")
         if conv_axis == "feature" and (stride > 1 or convolution == "dilated"):
@@ -211,7 +213,6 @@ class EESP(nn.Module):
         self.activation = nn.Identity()
         if activation is not None and stride == 1:
             self.activation = activation(stacks * out_channels).to(device=device, dtype=dtype)
-        self.linear = norm is None and activation is None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -370,6 +371,8 @@ class StridedEESP(nn.Module):
             if image is None:
                 raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
             size = out.shape[2:]
+            if image.dim() != out.dim():
+                raise ValueError(f"image of shape {tuple(image.shape)}: expected {out.dim()} dimensions")
             while any(have > want for have, want in zip(image.shape[2:], size, strict=True)):
                 image = halve(image)
             if image.shape[2:] != size:
@@ -379,7 +382,12 @@ class StridedEESP(nn.Module):
 
 
 class EESP1d(EESP):
-    """:class:`EESP` in one dimension, by default with batch normalisation and PReLU, as in the paper."""
+    """:class:`EESP` in one dimension, by default with batch normalisation and PReLU, as in the paper.
+
+    Example:
+        >>> EESP1d(8, 16)(torch.zeros(2, 8, 9)).shape
+        torch.Size([2, 16, 9])
+    """
 
     def __init__(
         self,
@@ -394,7 +402,12 @@ class EESP1d(EESP):
 
 
 class EESP2d(EESP):
-    """:class:`EESP` in two dimensions, by default with batch normalisation and PReLU, as in the paper."""
+    """:class:`EESP` in two dimensions, by default with batch normalisation and PReLU, as in the paper.
+
+    Example:
+        >>> EESP2d(8, 16)(torch.zeros(2, 8, 9, 7)).shape
+        torch.Size([2, 16, 9, 7])
+    """
 
     def __init__(
         self,
@@ -409,7 +422,12 @@ class EESP2d(EESP):
 
 
 class EESP3d(EESP):
-    """:class:`EESP` in three dimensions, by default with batch normalisation and PReLU, as in the paper."""
+    """:class:`EESP` in three dimensions, by default with batch normalisation and PReLU, as in the paper.
+
+    Example:
+        >>> EESP3d(8, 16)(torch.zeros(2, 8, 9, 7, 5)).shape
+        torch.Size([2, 16, 9, 7, 5])
+    """
 
     def __init__(
         self,

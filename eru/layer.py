@@ -33,8 +33,8 @@ class ERU(nn.Module):
         dtype: type of the parameters.
         branches: see :class:`ERUCell`.
         groups: see :class:`ERUCell`.
-        conv_axis: see :class:`ERUCell`. ``"time"`` makes the state (h, c, window); with ``bidirectional`` it stays (h, c)
-            and the windows start from zeros in every call.
+        conv_axis: see :class:`ERUCell`. ``"time"`` makes the state (h, c, window); with ``bidirectional`` it stays
+            (h, c) and the windows start from zeros in every call.
         kernel_size: see :class:`ERUCell`.
         input_transform: see :class:`ERUCell`.
         weight_dropout: dropout on the recurrent weights, one draw a call (AWD-LSTM's weight drop).
@@ -155,7 +155,7 @@ class ERU(nn.Module):
 
     @property
     def _cells(self) -> dict[str, ERUCell]:
-        return cast(dict[str, ERUCell], self.cells)
+        return cast("dict[str, ERUCell]", self.cells)
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:

@@ -1,6 +1,6 @@
 """EESP as an input-to-gate map: the 1-D unit over a sequence, run as batched matrix products."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,12 +27,16 @@ class SequenceEESP(EESP):
         kernel_size: taps a branch; 1 has no neighbourhood.
         branches: as for :class:`EESP`.
         groups: as for :class:`EESP`.
+        receptive_field: as for :class:`EESP`.
+        fusion: as for :class:`EESP`.
         device: where the parameters live.
         dtype: type of the parameters.
-        options: further options of :class:`EESP` (``fusion``, ``receptive_field``).
+
+    Shape:
+        input (T, B, M), output (T, B, S H).
 
     Raises:
-        ValueError: options that do not fit, naming them.
+        ValueError: options that do not fit, or an input of the wrong shape, naming them.
 
     Example:
         >>> gates = SequenceEESP(20, 4 * 32)
@@ -50,14 +54,15 @@ class SequenceEESP(EESP):
         kernel_size: int = 3,
         branches: int | None = None,
         groups: int | None = None,
+        receptive_field: int | None = None,
+        fusion: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
     ) -> None:
         if conv_axis not in ("feature", "time"):
             raise ValueError(f"conv_axis={conv_axis!r}: must be 'feature' or 'time'")
-        if output_size % stacks:
-            raise ValueError(f"output_size={output_size}: must be a multiple of stacks={stacks}")
+        if stacks < 1 or output_size % stacks:
+            raise ValueError(f"output_size={output_size}: must be a multiple of stacks={stacks}, at least 1")
         over_time = conv_axis == "time"
         super().__init__(
             input_size,
@@ -69,10 +74,11 @@ class SequenceEESP(EESP):
             groups=groups,
             conv_axis="space" if over_time else "feature",
             causal=over_time,
+            receptive_field=receptive_field,
+            fusion=fusion,
             residual=False,
             device=device,
             dtype=dtype,
-            **options,
         )
         #: Steps of reduced inputs that the next call needs; 0 when steps are independent.
         self.window_size = (kernel_size - 1) * max(self.dilations) if over_time else 0
@@ -97,6 +103,8 @@ class SequenceEESP(EESP):
             ``window_size`` steps are the next window (earlier ones where a sequence ends earlier). Where steps are
             independent there is none to return: (0, B, S d).
         """
+        if x.dim() != 3 or x.shape[-1] != self.in_channels:
+            raise ValueError(f"input of shape {tuple(x.shape)}: expected (T, B, {self.in_channels})")
         steps, batch, _ = x.shape
         reduced = self._reduce(x)  # (S, T, B, d)
         if self.window_size == 0:
@@ -105,7 +113,7 @@ class SequenceEESP(EESP):
             # Composing costs as much as some H rows of the direct way; a traced graph must not depend on T.
             if self.conv_axis == "feature" and (torch.compiler.is_compiling() or steps * batch >= self.out_channels):
                 out = torch.bmm(flat, self._composed())  # (S, T B, H)
-                return out.transpose(0, 1).reshape(steps, batch, -1), past
+                return out.transpose(0, 1).reshape(steps, batch, self.stacks * self.out_channels), past
         if self.conv_axis == "feature":
             fused = self.over_features(reduced.movedim(0, 2).flatten(2))  # (K, T, B, S, d)
             return self._expand(fused.movedim(3, 1)), past
@@ -116,10 +124,11 @@ class SequenceEESP(EESP):
 
     def _reduce(self, x: Tensor) -> Tensor:
         steps, batch, _ = x.shape
-        groups = x.reshape(steps * batch, self.groups, -1).transpose(0, 1)
-        weight = self.reduce_weight.view(self.groups, -1, groups.shape[-1]).transpose(1, 2)
+        share = self.in_channels // self.groups
+        groups = x.reshape(steps * batch, self.groups, share).transpose(0, 1)
+        weight = self.reduce_weight.view(self.groups, -1, share).transpose(1, 2)
         out = torch.bmm(groups, weight)  # (groups, T B, S d/groups)
-        out = out.view(self.groups, steps, batch, self.stacks, -1)
+        out = out.view(self.groups, steps, batch, self.stacks, self.width // self.groups)
         return out.permute(3, 1, 2, 0, 4).reshape(self.stacks, steps, batch, self.width)
 
     def _over_time(self, past: Tensor, steps: int) -> Tensor:
@@ -139,10 +148,11 @@ class SequenceEESP(EESP):
         """Fused branches (K, S, T, B, d) -> gates (T, B, S H)."""
         _, stacks, steps, batch, _ = fused.shape
         # A group of the expand reads the concatenated branches' features, K d / groups of them.
-        parts = fused.permute(1, 2, 3, 0, 4).reshape(stacks, steps * batch, self.expand_groups, -1)
+        share = self.branches * self.width // self.expand_groups
+        parts = fused.permute(1, 2, 3, 0, 4).reshape(stacks, steps * batch, self.expand_groups, share)
         parts = parts.transpose(1, 2).flatten(0, 1)  # (S groups, T B, K d/groups)
-        weight = self.expand_weight.view(stacks * self.expand_groups, -1, parts.shape[-1])
-        out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (stacks, -1))  # (S, groups, T B, share)
+        weight = self.expand_weight.view(stacks * self.expand_groups, -1, share)
+        out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (stacks, -1))  # (S, groups, T B, H/groups)
         out = out.permute(2, 0, 1, 3).flatten(2)[..., : self.out_channels]
         return out.reshape(steps, batch, stacks * self.out_channels)
 

@@ -29,15 +29,15 @@ A {recipe.num_layers}-layer {kind} language model with an embedding of {recipe.e
 | training | {result["epochs"]} epochs, {result["steps"]} steps, seed {recipe.seed} |
 | training perplexity (last epoch, with dropout) | {result["train_perplexity"]:.2f} |
 | validation perplexity (best epoch) | {result["valid_perplexity"]:.2f} |
-| unigram and interpolated bigram, same text | {result["unigram_perplexity"]:.2f} and {result["bigram_perplexity"]:.2f} |
+| unigram and bigram, same text | {result["unigram_perplexity"]:.2f} and {result["bigram_perplexity"]:.2f} |
 | unknown tokens in the validation text | {result["unknown_rate"]:.2%} |
 | made with | {used} |
 
-Perplexities are per {recipe.tokenizer} token and compare only with those of the same tokens. `lm-eval` gives exact ones,
-and bits per byte, which compare between tokenizers.
+Perplexities are per {recipe.tokenizer} token and compare only with those of the same tokens. `lm-eval` gives exact
+ones, and bits per byte, which compare between tokenizers.
 
-The model predicts the next token of text like its corpus. It states no facts, and it repeats whatever biases and errors
-that text has. The rights to the text are those of its authors; see the corpus.
+The model predicts the next token of text like its corpus. It states no facts, and it repeats whatever biases and
+errors that text has. The rights to the text are those of its authors; see the corpus.
 
 `config.json` holds every number of the training, `metrics.jsonl` its course.
 """

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eru.lm.corpus import Corpus
 from eru.lm.model import LanguageModel
+from eru.lm.run import LanguageModelRun
+from eru.lm.tokens import encode_corpus
 
 _IGNORED = -100
 
@@ -74,6 +77,54 @@ def evaluate(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 1, wind
         total += loss.sum(dtype=torch.float64)
     model.train(training)
     return Evaluation(predicted, total.item() / predicted)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a trained model predicts one split of a corpus.
+
+    Attributes:
+        run: the run folder.
+        data: the corpus.
+        split: of the corpus.
+        tokens: predictions made.
+        perplexity: per token.
+        word_perplexity: per word as white space separates them, each line's end counted as one; comparable between
+            tokenizers that know every word.
+        bits_per_byte: likewise, per byte of UTF-8.
+        unknown_rate: share of unknown tokens.
+    """
+
+    run: str
+    data: str
+    split: str
+    tokens: int
+    perplexity: float
+    word_perplexity: float
+    bits_per_byte: float
+    unknown_rate: float
+
+
+def evaluate_run(run: LanguageModelRun, corpus: Corpus, split: str, *, device: str = "cpu") -> Report:
+    """Exact perplexity of a run's saved weights on a split.
+
+    Raises:
+        ValueError: no such split, or no weights yet.
+    """
+    words = sum(len(line.split()) + 1 for line in corpus.lines(split)) - 1
+    model = run.load_model(device)
+    tokens = encode_corpus(corpus, run.tokenizer)[split]
+    found = evaluate(model, tokens.ids)
+    return Report(
+        run=str(run.folder.path),
+        data=corpus.name,
+        split=split,
+        tokens=found.tokens,
+        perplexity=found.perplexity,
+        word_perplexity=math.exp(found.loss * found.tokens / words),
+        bits_per_byte=found.bits_per_byte(tokens.bytes),
+        unknown_rate=tokens.unknown_rate,
+    )
 
 
 def _window(ids: np.ndarray, start: int, steps: int, length: int, batch_size: int) -> tuple[Tensor, Tensor]:

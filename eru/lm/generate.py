@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from eru.lm.model import LanguageModel
+from eru.lm.run import LanguageModelRun
 
 
 @torch.no_grad()
@@ -74,6 +75,45 @@ def generate(
         logits, state = model(token.view(1, 1), state)
     model.train(training)
     return made
+
+
+def generate_text(
+    run: LanguageModelRun,
+    prompt: str,
+    tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> str:
+    """Continue a text with a run's saved weights; the unknown word is never made.
+
+    Args:
+        run: a trained run.
+        prompt: at the start of a line; it is part of what is returned, its unknown words as the tokenizer writes them.
+        tokens: how many to add.
+        temperature: see :func:`generate`.
+        top_k: see :func:`generate`.
+        top_p: see :func:`generate`.
+        seed: see :func:`generate`.
+        device: where to compute.
+    """
+    tokenizer = run.tokenizer
+    start = tokenizer.encode(prompt)
+    banned = () if tokenizer.unknown is None else (tokenizer.unknown,)
+    made = generate(
+        run.load_model(device),
+        [tokenizer.eos, *start],
+        tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        banned=banned,
+    )
+    return tokenizer.decode([*start, *made])
 
 
 def truncate(scores: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

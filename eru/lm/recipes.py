@@ -196,6 +196,49 @@ def make_recipe(name: str, **changes: Any) -> Recipe:
     return replace(RECIPES[name](), **changes)
 
 
+def parse_field(text: str) -> tuple[str, Any]:
+    """Name and value of ``field=value``, the value read as the field's type.
+
+    Raises:
+        ValueError: no such field, or a value of another type.
+
+    Example:
+        >>> parse_field("hidden_size=64"), parse_field("locked=true"), parse_field("vocab_size=none")
+        (('hidden_size', 64), ('locked', True), ('vocab_size', None))
+    """
+    name, separator, value = text.partition("=")
+    kinds = get_type_hints(Recipe)
+    if not separator or name not in kinds or name == "name":
+        known = ", ".join(sorted(set(kinds) - {"name"}))
+        raise ValueError(f"{text!r}: must be field=value with a recipe field, one of {known}")
+    kind = kinds[name]
+    if kind is bool:
+        read = {"true": True, "false": False}.get(value.lower())
+    elif kind in (int, float):
+        read = _number(kind, value)
+    elif kind == int | None:
+        return name, None if value.lower() == "none" else _required(
+            text, _number(int, value), "a whole number or none"
+        )
+    else:
+        read = value
+    expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
+    return name, _required(text, read, expected)
+
+
+def _number(kind: type, value: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        return None
+
+
+def _required(text: str, value: Any, expected: str) -> Any:
+    if value is None:
+        raise ValueError(f"{text!r}: the value must be {expected}")
+    return value
+
+
 def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
     """The recipe's model for a vocabulary.
 

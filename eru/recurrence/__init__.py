@@ -54,15 +54,22 @@ def lstm_scan(
         >>> hidden.shape, h.shape, c.shape
         (torch.Size([5, 2, 3]), torch.Size([2, 3]), torch.Size([2, 3]))
     """
-    _check_shapes(gates, weight_hh, h0, c0, weight_hr)
+    _check_shapes(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
     kind = gates.device.type
     has_autocast = torch.amp.is_autocast_available(kind)
-    if has_autocast and torch.is_autocast_enabled(kind):
+    # Autocast leaves float64 alone.
+    if has_autocast and torch.is_autocast_enabled(kind) and gates.dtype != torch.float64:
         gates = gates.to(torch.get_autocast_dtype(kind))
     dtype = gates.dtype
     cell_dtype = torch.promote_types(dtype, torch.float32)
-    operands = [x if x is None else x.to(dtype) for x in (weight_hr, hidden_mask)]
-    arguments = (gates, weight_hh.to(dtype), h0.to(dtype), c0.to(cell_dtype), *operands)
+    arguments = (
+        gates,
+        weight_hh.to(dtype),
+        h0.to(dtype),
+        c0.to(cell_dtype),
+        None if weight_hr is None else weight_hr.to(dtype),
+        None if hidden_mask is None else hidden_mask.detach().to(dtype),
+    )
     with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
         match resolve_backend(backend, gates):
             case "cpu":
@@ -94,10 +101,20 @@ def resolve_backend(backend: str, gates: Tensor) -> str:
     # Before torch 2.7 an export cannot be told from a compilation.
     if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():
         return "scan"
+    # The transforms of torch.func reach inside a loop, but not inside an operator that has its own backward.
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        return "naive"
     return "cpu" if gates.device.type == "cpu" and gates.shape[0] > 1 else "naive"
 
 
-def _check_shapes(gates: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, weight_hr: Tensor | None) -> None:
+def _check_shapes(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None,
+    hidden_mask: Tensor | None,
+) -> None:
     if gates.dim() != 3 or gates.shape[0] < 1 or gates.shape[2] % 4:
         raise ValueError(f"gates of shape {tuple(gates.shape)}: expected (T, B, 4H) with T >= 1")
     batch, size = gates.shape[1], gates.shape[2] // 4
@@ -107,6 +124,7 @@ def _check_shapes(gates: Tensor, weight_hh: Tensor, h0: Tensor, c0: Tensor, weig
         "h0": (h0, (batch, out)),
         "c0": (c0, (batch, size)),
         "weight_hr": (weight_hr, (out, size)),
+        "hidden_mask": (hidden_mask, (batch, out)),
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != shape:

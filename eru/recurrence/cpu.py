@@ -23,13 +23,17 @@ from eru.recurrence import naive
 
 def _packed_linear(weight: Tensor, batch: int, steps: int) -> Callable[[Tensor], Tensor]:
     """``x -> x weight^T`` with the weight laid out once for the many products of one call."""
-    mkldnn = torch.ops.mkldnn
-    usable = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported())
     # Packing costs about as much as four products of a small batch.
-    if not (usable and steps > 4 and torch.backends.mkldnn.is_available()):
+    if steps <= 4 or batch == 0 or not _can_pack(weight.dtype):
         return lambda x: F.linear(x, weight)
-    packed = mkldnn._reorder_linear_weight(weight.contiguous(), batch)
-    return lambda x: mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), batch)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.library.custom_op("eru::lstm_scan", mutates_args=())
@@ -55,7 +59,7 @@ def _scan(
         now = t if keep else 0
         recurrent = recur(h if hidden_mask is None else h * hidden_mask)
         gate, cell = activated[now], cells[now]
-        torch.add(gates[t], recurrent, out=gate.view(batch, -1))
+        torch.add(gates[t], recurrent, out=gate.flatten(1))
         gate[:, :2].sigmoid_()
         gate[:, 2].tanh_()
         gate[:, 3].sigmoid_()
@@ -111,7 +115,7 @@ def _scan_backward(
     back = _packed_linear(weight_hh.t(), batch, steps)
     unproject = None if weight_hr is None else _packed_linear(weight_hr.t(), batch, steps)
     projected = torch.empty_like(hidden) if weight_hr is not None else hidden[:0]  # gradients of all h
-    dh, dc = torch.zeros_like(h0), grad_c.clone()
+    dh, dc = torch.zeros_like(h0), grad_c.clone(memory_format=torch.contiguous_format)
     for t in reversed(range(steps)):
         dh = dh + grad_hidden[t]
         if unproject is None:
@@ -124,7 +128,7 @@ def _scan_backward(
         gate[:, :3].mul_(dc.unsqueeze(1))
         gate[:, 3].mul_(dm)
         dc.mul_(f[t])
-        dh = back(gate.view(batch, -1).to(dtype))
+        dh = back(gate.flatten(1).to(dtype))
         if hidden_mask is not None:
             dh = dh * hidden_mask
 
@@ -134,9 +138,9 @@ def _scan_backward(
         previous = previous * hidden_mask
     dweight = dgates.flatten(0, 1).t() @ previous.flatten(0, 1)
     if weight_hr is None:
-        return dgates, dweight, dh.clone(), dc, hidden.new_empty(0)
+        return dgates, dweight, dh, dc, hidden.new_empty(0)
     dweight_hr = projected.flatten(0, 1).t() @ (o * tanh_c).to(dtype).flatten(0, 1)
-    return dgates, dweight, dh.clone(), dc, dweight_hr
+    return dgates, dweight, dh, dc, dweight_hr
 
 
 @_scan_backward.register_fake
@@ -144,17 +148,17 @@ def _(grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, ac
     steps, batch, _, size = activated.shape
     return (
         hidden.new_empty(steps, batch, 4 * size),
-        torch.empty_like(weight_hh),
-        torch.empty_like(h0),
-        torch.empty_like(c0),
-        hidden.new_empty(0) if weight_hr is None else torch.empty_like(weight_hr),
+        hidden.new_empty(weight_hh.shape),
+        hidden.new_empty(h0.shape),
+        cells.new_empty(c0.shape),
+        hidden.new_empty(0 if weight_hr is None else weight_hr.shape),
     )
 
 
 def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
     gates, weight_hh, h0, c0, weight_hr, hidden_mask, _ = inputs
     hidden, _, activated, cells = output
-    # The gates themselves are needed by second derivatives only; they are an input, so keeping them costs nothing new.
+    # The gates themselves are needed by second derivatives only, which must reach them through their history.
     ctx.save_for_backward(gates, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells)
     ctx.set_materialize_grads(False)
 

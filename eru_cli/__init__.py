@@ -1,0 +1,46 @@
+"""The command line: every command parses, calls one library function and prints the answer."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import eru
+from eru_cli.lm import lm_eval, lm_generate, lm_train
+from eru_cli.summary import summary
+
+
+class _Commands(click.Group):
+    """Commands whose errors are one line on stderr and exit code 2, without a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> None:
+        """Run the command that ``args`` name, and exit."""
+        extra["standalone_mode"] = False
+        try:
+            sys.exit(super().main(args, **extra) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(0)
+        except click.ClickException as error:
+            _fail(error.format_message())
+        except click.Abort:
+            click.echo("Stopped.", err=True)
+            sys.exit(130)
+        except (ValueError, OSError) as error:
+            _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.version_option(eru.__version__, prog_name="eru")
+def main() -> None:
+    """Parameter-efficient sequence modelling: train, evaluate and sample ERU language models."""
+
+
+for command in (lm_train, lm_eval, lm_generate, summary):
+    main.add_command(command)

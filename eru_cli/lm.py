@@ -1,0 +1,143 @@
+"""lm-train, lm-eval and lm-generate."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from eru.lm.corpus import load_corpus
+from eru.lm.evaluate import evaluate_run
+from eru.lm.generate import generate_text
+from eru.lm.recipes import RECIPES, make_recipe, parse_field
+from eru.lm.run import open_run
+from eru.lm.train import train
+from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say
+
+
+def _default_recipe(place: str) -> str:
+    if torch.device(place).type == "cuda":
+        say("recipe: paper-15m, because there is a GPU (choose with --recipe)")
+        return "paper-15m"
+    say("recipe: small, because there is no GPU (choose with --recipe)")
+    return "small"
+
+
+@click.command("lm-train")
+@click.option("--data", default="stdlib", help="stdlib, ptb, or a folder with train.txt, valid.txt and test.txt.")
+@data_dir
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="By default small on a CPU, paper-15m on a GPU.")
+@click.option("--out", metavar="FOLDER", help="The run folder; by default runs/<data>-<recipe>.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start if there is none.")
+@click.option("--epochs", type=int, help="Total epochs, at most; the recipe's by default.")
+@click.option("--max-steps", type=int, help="Total steps, at most.")
+@device
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the products.")
+@click.option("--tokenizer", type=click.Choice(["word", "sentencepiece", "char"]), help="The recipe's by default.")
+@click.option("--vocab-size", type=int, help="Most entries in the vocabulary.")
+@click.option("--seed", type=int, help="The recipe's by default.")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
+@as_json
+def lm_train(
+    data: str,
+    data_dir: str | None,
+    recipe: str | None,
+    out: str | None,
+    resume: bool,
+    epochs: int | None,
+    max_steps: int | None,
+    device: str,
+    precision: Any,
+    as_json: bool,
+    fields: tuple[str, ...],
+    **named: Any,
+) -> None:
+    """Train a language model into a run folder."""
+    place = resolve_device(device)
+    changes = dict(parse_field(text) for text in fields)
+    changes |= {name: value for name, value in named.items() if value is not None}
+    plan = make_recipe(recipe or _default_recipe(place), **changes)
+    corpus = load_corpus(data, data_dir)
+    folder = out or f"runs/{Path(corpus.name).name}-{plan.name}"
+    result = train(
+        plan,
+        corpus,
+        folder,
+        resume=resume,
+        epochs=epochs,
+        max_steps=max_steps,
+        device=place,
+        precision=precision,
+    )
+    run = open_run(folder)
+    if run.folder.weights_path.exists():
+        say(f"sample: {generate_text(run, '', 60, temperature=0.8, seed=plan.seed)}")
+    text = (
+        f"{result.run}: {result.parameters:,} parameters, {result.epochs} epochs, {result.steps} steps, "
+        f"{result.tokens_per_second:,.0f} tokens/s\n"
+        f"corpus {corpus.name}: {result.train_tokens:,} training tokens, fingerprint {result.fingerprint[:12]}, "
+        f"{result.unknown_rate:.2%} unknown in validation\n"
+        f"validation perplexity {result.valid_perplexity:.2f} (unigram {result.unigram_perplexity:.2f}, "
+        f"interpolated bigram {result.bigram_perplexity:.2f}), training {result.train_perplexity:.2f}"
+    )
+    if as_json:
+        say(text)
+    answer(asdict(result), as_json, text)
+
+
+@click.command("lm-eval")
+@click.argument("run")
+@click.option("--data", help="Another corpus than the one it was trained on, as for lm-train.")
+@data_dir
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which text.")
+@device
+@as_json
+def lm_eval(run: str, data: str | None, data_dir: str | None, split: str, device: str, as_json: bool) -> None:
+    """Exact perplexity of the model in the folder RUN, every token predicted once with its whole past."""
+    opened = open_run(run)
+    corpus = load_corpus(data or opened.folder.config["data"]["name"], data_dir)
+    if data is None and corpus.fingerprint != opened.folder.config["data"]["fingerprint"]:
+        say(f"note: {corpus.name} is not the text that this run was trained on")
+    report = evaluate_run(opened, corpus, split, device=resolve_device(device))
+    text = (
+        f"{corpus.name} {split}: perplexity {report.perplexity:.2f} over {report.tokens:,} "
+        f"{opened.recipe.tokenizer} tokens ({report.word_perplexity:.2f} per word), "
+        f"{report.bits_per_byte:.3f} bits per byte"
+    )
+    answer(asdict(report), as_json, text)
+
+
+@click.command("lm-generate")
+@click.argument("run")
+@click.option("--prompt", default="", help="Text to go on from; by default the start of a line.")
+@click.option("--tokens", type=int, default=100, help="How many to add.")
+@click.option("--temperature", type=float, default=1.0, help="Below 1 is more likely text; 0 the likeliest.")
+@click.option("--top-k", type=int, help="Sample from the k likeliest tokens only.")
+@click.option("--top-p", type=float, help="Sample from the likeliest tokens of this total probability only.")
+@click.option("--seed", type=int, help="For the same text again.")
+@device
+@as_json
+def lm_generate(
+    run: str,
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Continue a text with the model in the folder RUN."""
+    text = generate_text(
+        open_run(run),
+        prompt,
+        tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        device=resolve_device(device),
+    )
+    answer({"prompt": prompt, "text": text}, as_json, text)

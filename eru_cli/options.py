@@ -1,0 +1,42 @@
+"""Options that several commands share, and how answers are printed."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import torch
+
+data_dir = click.option("--data-dir", metavar="FOLDER", help="Where the Penn Treebank's files are.")
+device = click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def resolve_device(name: str) -> str:
+    """The device that is meant, checked.
+
+    Raises:
+        ValueError: an unknown device, or one that this machine lacks.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name!r} cannot be used here: {reason}") from error
+    return name
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the answer."""
+    click.echo(text, err=True)
+
+
+def answer(fields: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """Print the answer on stdout: as text, or as one line of JSON in which what is not finite is null."""
+    if as_json:
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+        text = json.dumps(finite)
+    click.echo(text)
