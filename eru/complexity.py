@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ def stages(
 ) -> list[Stage]:
     """Cut a model into its submodules down to ``depth`` names, and count each.
 
-    The model is copied to the meta device and run there once, so nothing is computed and nothing of it changes.
+    A copy of the model runs once on the meta device, so nothing is computed and nothing of the model changes.
 
     Args:
         module: any module; it is counted in evaluation mode.
@@ -46,39 +47,47 @@ def stages(
         Stage(name='0', parameters=16, multiply_adds=12)
         Stage(name='1', parameters=10, multiply_adds=8)
     """
-    model = copy.deepcopy(module).to("meta").eval()
-    dtype = torch.long if integer else next(model.parameters()).dtype
+    model = _on_meta(module).eval()
+    dtype = torch.long if integer else next((p.dtype for p in model.parameters()), torch.get_default_dtype())
     inputs = [torch.empty(tuple(shape), dtype=dtype, device="meta") for shape in shapes]
-    root = type(model).__name__
-    with torch.no_grad(), FlopCounterMode(display=False, depth=None) as counter:
+    names = {part: name for name, part in model.named_modules() if not name or name.count(".") < depth}
+
+    parameters = dict.fromkeys(names.values(), 0)
+    for name, parameter in model.named_parameters():
+        path = name.split(".")[:-1]
+        parameters[".".join(path[:depth])] += parameter.numel()
+
+    flops = dict.fromkeys(names.values(), 0)
+    running = [""]  # the names of the parts that are being run, the innermost last
+    counted = 0
+
+    def settle() -> None:
+        """Charge what was computed since the last call to the innermost part."""
+        nonlocal counted
+        total = counter.get_total_flops()
+        flops[running[-1]] += total - counted
+        counted = total
+
+    def enter(part: nn.Module, _: Any) -> None:
+        settle()
+        running.append(names[part])
+
+    def leave(*_: Any) -> None:
+        settle()
+        running.pop()
+
+    for part in names:
+        part.register_forward_pre_hook(enter)
+        part.register_forward_hook(leave)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
-    flops = {name: sum(count.values()) for name, count in counter.get_flop_counts().items()}
-
-    def total(part: nn.Module, name: str) -> int:
-        """FLOPs of a submodule; one that is never called itself, such as a list, has those of its own submodules."""
-        path = f"{root}.{name}" if name else root
-        if path in flops:
-            return flops[path]
-        return sum(total(child, _join(name, label)) for label, child in part.named_children())
-
-    found: list[Stage] = []
-    seen: set[int] = set()
-
-    def visit(part: nn.Module, name: str, level: int) -> None:
-        children = list(part.named_children()) if level < depth else []
-        own = part.parameters(recurse=not children)
-        size = sum(p.numel() for p in own if id(p) not in seen and not seen.add(id(p)))
-        work = total(part, name) - sum(total(child, _join(name, label)) for label, child in children)
-        place = len(found)
-        for label, child in children:
-            visit(child, _join(name, label), level + 1)
-        if size or work:
-            # What a model does outside of its submodules, such as a tied softmax, comes last.
-            found.insert(len(found) if not name else place, Stage(name, size, work // 2))
-
-    visit(model, "", 0)
-    return found
+    # What a model does outside of its submodules, such as a tied softmax, comes last.
+    order = [*(name for name in names.values() if name), ""]
+    return [Stage(n, parameters[n], flops[n] // 2) for n in order if parameters[n] or flops[n]]
 
 
-def _join(name: str, child: str) -> str:
-    return f"{name}.{child}" if name else child
+def _on_meta(module: nn.Module) -> nn.Module:
+    """A copy without numbers. ``module.to("meta")`` would give tied parameters copies of their own."""
+    empty = {id(b): torch.empty_like(b, device="meta") for b in module.buffers()}
+    empty |= {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, empty)

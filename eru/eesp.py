@@ -237,8 +237,7 @@ class EESP(nn.Module):
             raise ValueError(
                 f"input of shape {tuple(x.shape)}: expected {self.ndim + 2} dimensions and {self.in_channels} channels"
             )
-        conv = _conv[self.ndim]
-        reduced = conv(x, self.reduce_weight, groups=self.groups)  # (B, groups S d/groups, *space)
+        reduced = _conv[self.ndim](x, self.reduce_weight, groups=self.groups)  # (B, groups S d/groups, *space)
         # The groups slice the input alike for every stack, so the reduce puts groups outside of stacks.
         parts = reduced.unflatten(1, (self.groups, self.stacks, self.width // self.groups)).transpose(1, 2)
         y = self.reduce_layers(parts.flatten(1, 3))  # (B, S d, *space)
@@ -248,7 +247,7 @@ class EESP(nn.Module):
             fused = torch.stack(self.fuse([self._branch(y, b) for b in range(self.branches)]))
             fused = fused.unflatten(2, (self.stacks, self.width))
         fused = fused.movedim(0, 2).flatten(1, 3)  # (K, B, S, d, *space) -> (B, S K d, *space)
-        out = conv(self.branch_layers(fused), self.expand_weight, groups=self.stacks * self.expand_groups)
+        out = self.expand(self.branch_layers(fused))
         out = out.unflatten(1, (self.stacks, -1))[:, :, : self.out_channels].flatten(1, 2)
         out = self.expand_layers(out)
         return self.activation(out + x if self.residual else out)
@@ -266,6 +265,10 @@ class EESP(nn.Module):
             dilation=dilation,
             groups=self._branch_groups,
         )
+
+    def expand(self, fused: Tensor) -> Tensor:
+        """Grouped point-wise convolution of the concatenated branches, before the cut to N channels a stack."""
+        return _conv[self.ndim](fused, self.expand_weight, groups=self.stacks * self.expand_groups)
 
     def fuse(self, branches: list[Tensor]) -> list[Tensor]:
         """Hierarchical feature fusion: the running sums of the branches (themselves, with fusion off)."""
@@ -373,11 +376,12 @@ class StridedEESP(nn.Module):
             size = out.shape[2:]
             if image.dim() != out.dim():
                 raise ValueError(f"image of shape {tuple(image.shape)}: expected {out.dim()} dimensions")
-            while any(have > want for have, want in zip(image.shape[2:], size, strict=True)):
-                image = halve(image)
-            if image.shape[2:] != size:
+            pooled = image
+            while any(have > want for have, want in zip(pooled.shape[2:], size, strict=True)):
+                pooled = halve(pooled)
+            if pooled.shape[2:] != size:
                 raise ValueError(f"image: halving it never gives the size {tuple(size)} of this level")
-            out = out + self.shortcut(image)
+            out = out + self.shortcut(pooled)
         return self.activation(out)
 
 

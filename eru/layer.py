@@ -94,7 +94,8 @@ class ERU(nn.Module):
             warnings.warn(f"dropout={dropout} acts between layers, and there is only one", stacklevel=2)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
-        self.proj_size, self.backend = proj_size, backend
+        self.proj_size = proj_size
+        self.backend: Backend = backend
         self.dropout, self.weight_dropout, self.hidden_dropout = dropout, weight_dropout, hidden_dropout
         self._directions = ("", "_reverse") if bidirectional else ("",)
         make = partial(
@@ -128,7 +129,7 @@ class ERU(nn.Module):
             >>> torch.allclose(ERU.from_lstm(lstm)(x)[0], lstm(x)[0], atol=1e-6)
             True
         """
-        weight = lstm.weight_hh_l0
+        weight = next(lstm.parameters())
         eru = cls(
             lstm.input_size,
             lstm.hidden_size,
@@ -142,15 +143,11 @@ class ERU(nn.Module):
             weight.dtype,
             input_transform=partial(nn.Linear, bias=lstm.bias),
         )
-        with torch.no_grad():
-            for name, cell in eru._cells.items():
-                cell.input_transform.weight.copy_(getattr(lstm, f"weight_ih_{name}"))
-                cell.weight_hh.copy_(getattr(lstm, f"weight_hh_{name}"))
-                if lstm.bias:
-                    cell.input_transform.bias.copy_(getattr(lstm, f"bias_ih_{name}"))
-                    cell.bias.copy_(getattr(lstm, f"bias_hh_{name}"))
-                if lstm.proj_size:
-                    cell.weight_hr.copy_(getattr(lstm, f"weight_hr_{name}"))
+        theirs = {"input_transform.weight": "weight_ih", "input_transform.bias": "bias_ih", "bias": "bias_hh"}
+        for name, cell in eru._cells.items():
+            cell.load_state_dict(
+                {ours: getattr(lstm, f"{theirs.get(ours, ours)}_{name}") for ours in cell.state_dict()}
+            )
         return eru.train(lstm.training)
 
     @property

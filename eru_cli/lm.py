@@ -11,7 +11,7 @@ from eru.lm.corpus import load_corpus
 from eru.lm.evaluate import evaluate_run
 from eru.lm.generate import generate_text
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
-from eru.lm.run import open_run
+from eru.lm.run import LanguageModelRun, open_run
 from eru.lm.train import train
 from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say
 
@@ -95,17 +95,27 @@ def lm_train(
 @as_json
 def lm_eval(run: str, data: str | None, data_dir: str | None, split: str, device: str, as_json: bool) -> None:
     """Exact perplexity of the model in the folder RUN, every token predicted once with its whole past."""
+    place = resolve_device(device)
     opened = open_run(run)
-    corpus = load_corpus(data or opened.folder.config["data"]["name"], data_dir)
-    if data is None and corpus.fingerprint != opened.folder.config["data"]["fingerprint"]:
+    name, fingerprint = _trained_on(opened)
+    corpus = load_corpus(data or name, data_dir)
+    if data is None and corpus.fingerprint != fingerprint:
         say(f"note: {corpus.name} is not the text that this run was trained on")
-    report = evaluate_run(opened, corpus, split, device=resolve_device(device))
+    report = evaluate_run(opened, corpus, split, device=place)
     text = (
         f"{corpus.name} {split}: perplexity {report.perplexity:.2f} over {report.tokens:,} "
         f"{opened.recipe.tokenizer} tokens ({report.word_perplexity:.2f} per word), "
         f"{report.bits_per_byte:.3f} bits per byte"
     )
     answer(asdict(report), as_json, text)
+
+
+def _trained_on(run: LanguageModelRun) -> tuple[str, str]:
+    """Name and fingerprint of the corpus in the run's config."""
+    try:
+        return run.folder.config["data"]["name"], run.folder.config["data"]["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{run.folder.config_path} does not name the corpus of its training: {error}") from error
 
 
 @click.command("lm-generate")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +22,12 @@ def resolve_device(name: str) -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name!r} cannot be used here: {reason}") from error
+    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if not known:
+        raise ValueError(f"--device {name!r}: must be auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if name != "cpu" and int(known[1] or 0) >= count:
+        raise ValueError(f"--device {name!r}: torch {torch.__version__} finds {count} GPUs here")
     return name
 
 

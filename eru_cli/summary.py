@@ -1,11 +1,11 @@
 """summary: parameters and multiply-adds of a model, by stage."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
-from eru.complexity import stages
+from eru.complexity import Stage, stages
 from eru.lm.recipes import RECIPES, build_model, make_recipe
 from eru.lm.run import open_run
 from eru_cli.options import answer, as_json
@@ -24,13 +24,10 @@ def summary(name: str, vocab_size: int, as_json: bool) -> None:
     else:
         raise ValueError(f"{name!r} is neither a recipe ({', '.join(RECIPES)}) nor a run folder")
     found = stages(model, [(1, 1)], integer=True)
-    total = {
-        "parameters": sum(stage.parameters for stage in found),
-        "multiply_adds": sum(stage.multiply_adds for stage in found),
-    }
-    rows = [(stage.name or "softmax", stage.parameters, stage.multiply_adds) for stage in found]
-    rows.append(("total", *total.values()))
+    # Outside of its submodules the language model holds and computes the tied softmax.
+    named = [replace(stage, name=stage.name or "softmax") for stage in found]
+    total = Stage("total", sum(stage.parameters for stage in found), sum(stage.multiply_adds for stage in found))
     lines = [f"{'stage':12s}{'parameters':>14s}{'multiply-adds':>16s}"]
-    lines += [f"{stage:12s}{parameters:>14,d}{work:>16,d}" for stage, parameters, work in rows]
-    named = [asdict(stage) | {"name": stage.name or "softmax"} for stage in found]
-    answer({"name": name, **total, "stages": named}, as_json, "\n".join(lines))
+    lines += [f"{row.name:12s}{row.parameters:>14,d}{row.multiply_adds:>16,d}" for row in (*named, total)]
+    fields = asdict(total) | {"name": name, "stages": [asdict(stage) for stage in named]}
+    answer(fields, as_json, "\n".join(lines))

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -33,6 +34,15 @@ def load(name: str) -> ModuleType:
 
 forecast, tag, translate = map(load, NAMES)
 MODULES = dict(zip(NAMES, (forecast, tag, translate), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the programs do for themselves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def run(name: str, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict]:
@@ -116,13 +126,10 @@ def test_mackey_glass_without_delay_settles_where_its_derivative_is_zero() -> No
     torch.testing.assert_close(forecast.mackey_glass(20, delay=0.0), torch.ones(20))
 
 
-def test_mackey_glass_at_delay_17_stays_on_its_attractor_and_does_not_repeat() -> None:
+def test_mackey_glass_at_delay_17_swings_over_its_known_attractor() -> None:
     series = forecast.mackey_glass(600)
     assert 0.2 < series.min() < 0.6
-    assert 1.1 < series.max() < 1.4
-    distance = torch.cdist(series.unfold(0, 20, 1), series.unfold(0, 20, 1))
-    apart = torch.ones_like(distance).triu(1).bool()
-    assert distance[apart].min() > 0
+    assert 1.2 < series.max() < 1.4
 
 
 @pytest.mark.parametrize("cell", [ERUCell, nn.LSTMCell])
@@ -138,7 +145,7 @@ def test_a_forecast_continues_from_its_own_predictions(cell: type[nn.Module]) ->
 
 @given(st.text(alphabet="()[]abcd", max_size=40))
 def test_matching_is_what_removing_innermost_pairs_finds(text: str) -> None:
-    expected = list("." if char in "abcd" else "u" for char in text)
+    expected = ["." if char in "abcd" else "u" for char in text]
     for pair in ("()", "[]"):
         rest = [(i, char) for i, char in enumerate(text) if char in pair]
         while (at := "".join(char for _, char in rest).find(pair)) >= 0:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eru.lm.corpus import Corpus
-from eru.lm.model import LanguageModel
+from eru.lm.model import LanguageModel, evaluating
 from eru.lm.run import LanguageModelRun
 from eru.lm.tokens import encode_corpus
 
@@ -50,7 +50,7 @@ def evaluate(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 1, wind
         window: steps computed at once; it changes nothing but memory and speed.
 
     Raises:
-        ValueError: fewer than 2 tokens, or a batch size below 1.
+        ValueError: fewer than 2 tokens, or a batch size or a window below 1.
 
     Example:
         >>> model = LanguageModel(10, 8, 8)
@@ -59,23 +59,25 @@ def evaluate(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 1, wind
     """
     if len(ids) < 2:
         raise ValueError(f"ids of {len(ids)} tokens: at least 2 are needed to predict one")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    for name, size in (("batch_size", batch_size), ("window", window)):
+        if size < 1:
+            raise ValueError(f"{name}={size}: must be at least 1")
     predicted = len(ids) - 1
     length = math.ceil(predicted / batch_size)
     batch_size = math.ceil(predicted / length)
     device = model.embedding.weight.device
-    training = model.training
-    model.eval()
     state, total = None, torch.zeros((), dtype=torch.float64, device=device)
-    for start in range(0, length, window):
-        inputs, targets = _window(ids, start, min(window, length - start), length, batch_size)
-        logits, state = model(inputs.to(device), state)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.to(device).flatten(), ignore_index=_IGNORED, reduction="none"
-        )
-        total += loss.sum(dtype=torch.float64)
-    model.train(training)
+    with evaluating(model):
+        for start in range(0, length, window):
+            inputs, targets = _window(ids, start, min(window, length - start), length, batch_size)
+            logits, state = model(inputs.to(device), state)
+            loss = F.cross_entropy(
+                logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)),
+                targets.to(device).flatten(),
+                ignore_index=_IGNORED,
+                reduction="none",
+            )
+            total += loss.sum(dtype=torch.float64)
     return Evaluation(predicted, total.item() / predicted)
 
 

@@ -1,11 +1,12 @@
 """Sampling text from a language model."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from eru.lm.model import LanguageModel
+from eru.lm.model import LanguageModel, evaluating
 from eru.lm.run import LanguageModelRun
 
 
@@ -30,50 +31,47 @@ def generate(
         temperature: divides the logits; 0 always takes the likeliest token.
         top_k: keep the k likeliest tokens; ``None`` for all.
         top_p: keep the likeliest tokens that together reach this probability; ``None`` for all.
-        seed: of the sampling; ``None`` draws from torch's global generator.
+        seed: of the sampling; ``None`` draws from torch's global generator of the CPU.
         banned: ids that are never sampled, such as the unknown word.
 
     Returns:
         The new ids, without the prompt.
 
     Raises:
-        ValueError: an empty prompt or a number out of range.
+        ValueError: an empty prompt, a number out of range, or every token banned.
 
     Example:
-        >>> generate(LanguageModel(10, 8, 8), [1], 3, seed=0) == generate(LanguageModel(10, 8, 8), [1], 3, seed=0)
-        False
         >>> model = LanguageModel(10, 8, 8)
         >>> generate(model, [1], 3, seed=0) == generate(model, [1], 3, seed=0)
         True
     """
-    if not len(prompt):
-        raise ValueError("prompt=[]: at least one token is needed to start from")
+    _check_ids(prompt, banned, model.vocab_size)
     if tokens < 0:
         raise ValueError(f"tokens={tokens}: must not be negative")
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature}: must not be negative")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature}: must be finite and not negative")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: must be above 0 and at most 1")
     device = model.embedding.weight.device
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    training = model.training
-    model.eval()
-    logits, state = model(torch.tensor(prompt, device=device).unsqueeze(1))
+    # Sampling is on the CPU and in float64: the same seed gives the same text everywhere, at any temperature.
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    fed, state = torch.tensor(prompt, device=device).unsqueeze(1), None
     made: list[int] = []
-    for _ in range(tokens):
-        scores = logits[-1, 0].float()
-        if len(banned):
+    with evaluating(model):
+        for _ in range(tokens):
+            features = model.features(fed, state)
+            state = features.state
+            scores = model.logits(features.dropped[-1, 0]).double().cpu()
             scores[list(banned)] = -torch.inf
-        if temperature == 0:
-            token = scores.argmax()
-        else:
-            probabilities = truncate(scores / temperature, top_k, top_p).softmax(dim=-1)
-            token = torch.multinomial(probabilities, 1, generator=generator)[0]
-        made.append(int(token))
-        logits, state = model(token.view(1, 1), state)
-    model.train(training)
+            if temperature == 0:
+                token = scores.argmax()
+            else:
+                scores = (scores - scores.max()) / temperature
+                token = torch.multinomial(truncate(scores, top_k, top_p).softmax(dim=-1), 1, generator=generator)
+            made.append(int(token))
+            fed = token.view(1, 1).to(device)
     return made
 
 
@@ -99,6 +97,9 @@ def generate_text(
         top_p: see :func:`generate`.
         seed: see :func:`generate`.
         device: where to compute.
+
+    Raises:
+        ValueError: a number out of range, or no weights yet.
     """
     tokenizer = run.tokenizer
     start = tokenizer.encode(prompt)
@@ -132,3 +133,13 @@ def truncate(scores: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
         # A token stays while those before it have not reached top_p, so the likeliest always stays.
         keep &= probabilities.cumsum(dim=-1) - probabilities < top_p
     return torch.full_like(scores, -torch.inf).scatter(0, order[keep], ordered[keep])
+
+
+def _check_ids(prompt: Sequence[int], banned: Sequence[int], vocab_size: int) -> None:
+    if not len(prompt):
+        raise ValueError("prompt=[]: at least one token is needed to start from")
+    for name, ids in (("prompt", prompt), ("banned", banned)):
+        if wrong := [token for token in ids if not 0 <= token < vocab_size]:
+            raise ValueError(f"{name} has the id {wrong[0]}: must be from 0 to {vocab_size - 1}")
+    if len(set(banned)) == vocab_size:
+        raise ValueError(f"banned: all {vocab_size} tokens are, so none is left")

@@ -1,7 +1,8 @@
 """The language model: a tied embedding around three recurrent layers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -179,8 +180,35 @@ def dense_gates(input_size: int, output_size: int) -> nn.Linear:
     return linear
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for the ``with`` block, and back into its own afterwards.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 def nearest_hidden_size(parameters: int, build: Callable[[int], nn.Module]) -> int:
-    """The hidden size whose model, as made by ``build``, has the number of parameters nearest to ``parameters``.
+    """The hidden size whose model has the number of parameters nearest to ``parameters``.
+
+    Args:
+        parameters: the number wanted.
+        build: makes the model of a hidden size; the larger the size, the more parameters.
+
+    Raises:
+        ValueError: the number of parameters does not grow with the size.
 
     Example:
         >>> nearest_hidden_size(110, lambda size: nn.Linear(size, 10))
@@ -193,6 +221,8 @@ def nearest_hidden_size(parameters: int, build: Callable[[int], nn.Module]) -> i
 
     low, high = 1, 2
     while count(high) < parameters:
+        if count(high) <= count(low):
+            raise ValueError(f"build: no more parameters at size {high} than at {low}, so none has {parameters}")
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

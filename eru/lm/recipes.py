@@ -1,12 +1,37 @@
 """Recipes: every number of a training run, as functions that return a frozen dataclass."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
 from eru.lm.model import CellName, LanguageModel, nearest_hidden_size
+
+_ACCEPTED: dict[Any, Any] = {float: (float, int)}
+# Comparisons with NaN are false, so it fits nowhere.
+_RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "embedding_size hidden_size num_layers batch_size bptt nonmonotone_interval log_every checkpoint_every",
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        "input_dropout layer_dropout output_dropout embedding_dropout weight_dropout",
+        lambda value: 0 <= value < 1,
+        "at least 0 and below 1",
+    ),
+    (
+        "epochs warmup_steps weight_decay activation_regularization temporal_regularization",
+        lambda value: 0 <= value < math.inf,
+        "finite and not negative",
+    ),
+    ("learning_rate clip", lambda value: 0 < value < math.inf, "finite and above 0"),
+    ("floor", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,35 +111,18 @@ class Recipe:
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot train, naming them."""
-        for name in (
-            "embedding_size",
-            "hidden_size",
-            "num_layers",
-            "batch_size",
-            "bptt",
-            "log_every",
-            "checkpoint_every",
-            "nonmonotone_interval",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in (
-            "epochs",
-            "warmup_steps",
-            "weight_decay",
-            "floor",
-            "activation_regularization",
-            "temporal_regularization",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        """Refuse values that cannot train, naming them."""
         for name, kind in get_type_hints(Recipe).items():
-            if (choices := get_args(kind)) and isinstance(choices[0], str) and getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(choices)}")
+            value, choices = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal:
+                if value not in choices:
+                    raise ValueError(f"{name}={value!r}: must be one of {', '.join(choices)}")
+            elif not isinstance(value, _ACCEPTED.get(kind, kind)) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{name}={value!r}: must be of type {getattr(kind, '__name__', kind)}")
+        for names, fits, rule in _RULES:
+            for name in names.split():
+                if not fits(getattr(self, name)):
+                    raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
 
 
 def small() -> Recipe:
@@ -123,10 +131,10 @@ def small() -> Recipe:
         name="small",
         embedding_size=200,
         hidden_size=256,
-        input_dropout=0.4,
-        layer_dropout=0.3,
-        output_dropout=0.4,
-        epochs=8,
+        input_dropout=0.25,
+        layer_dropout=0.25,
+        output_dropout=0.35,
+        epochs=4,
         batch_size=20,
         bptt=35,
         learning_rate=4e-3,
@@ -177,7 +185,7 @@ def awd_15m() -> Recipe:
 RECIPES = {"small": small, "paper-7m": paper_7m, "paper-15m": paper_15m, "awd-7m": awd_7m, "awd-15m": awd_15m}
 
 
-def make_recipe(name: str, **changes: Any) -> Recipe:
+def make_recipe(name: str, /, **changes: Any) -> Recipe:
     """The recipe of that name, with some fields changed.
 
     Raises:

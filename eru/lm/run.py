@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import eru
+from eru.lm.batches import Streams
 from eru.lm.corpus import Corpus
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, build_model
@@ -62,7 +63,7 @@ def open_run(path: str | Path) -> LanguageModelRun:
         raise ValueError(f"{path} holds no language model: kind={folder.config.get('kind')!r} in its config.json")
     try:
         recipe = Recipe(**folder.config["recipe"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder.config_path} is broken: {error}") from error
     return LanguageModelRun(folder, recipe, load_tokenizer(Path(path) / "tokenizer"))
 
@@ -72,26 +73,44 @@ def start_run(
 ) -> tuple[LanguageModelRun, dict[str, TokenSplit]]:
     """Make the run folder, or with ``resume`` open it where there is one, and encode the corpus.
 
-    Whatever can fail because of the text fails before anything is written. A resumed run keeps its own recipe's
-    ``epochs``, since they are the length of its schedule.
+    Whatever can fail because of the text or the recipe fails before anything is written. A resumed run keeps its own
+    recipe's ``epochs``, since they are the length of its schedule.
 
     Raises:
-        ValueError: a folder that already holds a run, or with ``resume`` a run of another recipe or text.
+        ValueError: a folder that already holds a run, or with ``resume`` a run of another recipe, text, precision or
+            number of processes; a text too small for the recipe.
     """
     config: dict[str, Any] = {
         "kind": _KIND,
         "recipe": asdict(recipe),
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
         "precision": precision,
+        "processes": ranks.world_size,
     }
-    if resume and (Path(path) / "config.json").exists():
-        run = open_run(path)
-        run.folder.check_same_config(config, ignore=("recipe.epochs", "versions", "data.name"))
-        return run, encode_corpus(corpus, run.tokenizer)
+    tokenizer_folder = Path(path) / "tokenizer"
+    there = resume and (Path(path) / "config.json").exists()
+    ranks.barrier()  # until all have looked, so that none takes the folder that is made below for an older one
+    if there:
+        folder = RunFolder.open(path)
+        folder.check_same_config({**folder.config, **config}, ignore=("recipe.epochs", "data.name"))
+        if (tokenizer_folder / "tokenizer.json").exists():
+            run = open_run(path)
+            return run, encode_corpus(corpus, run.tokenizer)
+        # A kill came between the two: what follows makes the tokenizer again.
     tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
     splits = encode_corpus(corpus, tokenizer)
-    config["versions"] = {"eru": eru.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    _check_trainable(recipe, splits["train"], tokenizer.vocab_size, ranks)
     if ranks.is_main:
-        tokenizer.save(RunFolder.create(path, config).path / "tokenizer")
+        if not there:
+            versions = {"eru": eru.__version__, "torch": torch.__version__, "python": platform.python_version()}
+            RunFolder.create(path, {**config, "versions": versions})
+        tokenizer.save(tokenizer_folder)
     ranks.barrier()
     return open_run(path), splits
+
+
+def _check_trainable(recipe: Recipe, split: TokenSplit, vocab_size: int, ranks: Ranks) -> None:
+    """Raise ValueError unless there is a model of these sizes and text enough for its batches."""
+    Streams(split.ids, recipe.batch_size, ranks.rank, ranks.world_size)
+    with torch.device("meta"):
+        build_model(recipe, vocab_size)

@@ -5,12 +5,17 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from eru.recurrence import cpu, naive
 
 __all__ = ["Backend", "lstm_scan", "resolve_backend"]
 
 Backend = Literal["auto", "naive", "scan", "cpu"]
+_backends = get_args(Backend)
+# Before torch 2.7 an export cannot be told from a compilation; it then keeps the CPU path's operator, not a scan.
+_is_exporting = getattr(torch.compiler, "is_exporting", bool)
 
 
 def lstm_scan(
@@ -56,8 +61,8 @@ def lstm_scan(
     """
     _check_shapes(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
     kind = gates.device.type
-    has_autocast = torch.amp.is_autocast_available(kind)
-    # Autocast leaves float64 alone.
+    # The meta device knows no autocast, and autocast leaves float64 alone.
+    has_autocast = kind != "meta"
     if has_autocast and torch.is_autocast_enabled(kind) and gates.dtype != torch.float64:
         gates = gates.to(torch.get_autocast_dtype(kind))
     dtype = gates.dtype
@@ -94,17 +99,20 @@ def resolve_backend(backend: str, gates: Tensor) -> str:
         >>> resolve_backend("auto", torch.zeros(70, 20, 12)), resolve_backend("auto", torch.zeros(1, 20, 12))
         ('cpu', 'naive')
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend={backend!r}: must be one of {', '.join(get_args(Backend))}")
+    if backend not in _backends:
+        raise ValueError(f"backend={backend!r}: must be one of {', '.join(_backends)}")
     if backend != "auto":
         return backend
-    # Before torch 2.7 an export cannot be told from a compilation.
-    if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():
+    if _is_exporting():
         return "scan"
-    # The transforms of torch.func reach inside a loop, but not inside an operator that has its own backward.
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+    if not torch.compiler.is_compiling() and _is_transformed():
         return "naive"
     return "cpu" if gates.device.type == "cpu" and gates.shape[0] > 1 else "naive"
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func or forward mode is at work: they see through a loop, not through an operator's backward."""
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def _check_shapes(

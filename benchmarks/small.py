@@ -1,0 +1,50 @@
+"""The recipe `small` and its LSTM control of equal size: validation and test perplexity.
+
+    python benchmarks/small.py --data ptb --data-dir FOLDER [--cells eru,lstm]
+    python benchmarks/small.py --data stdlib
+
+Each model is a run folder below --out, resumed where it stopped; the table is made from all that are there.
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from environment import write_result
+
+from eru.lm.corpus import Corpus, load_corpus
+from eru.lm.evaluate import evaluate_run
+from eru.lm.recipes import make_recipe
+from eru.lm.run import open_run
+from eru.lm.train import train
+
+
+def measure(cell: str, corpus: Corpus, folder: Path) -> dict[str, object]:
+    """Train one model to its end and evaluate it, once, on both held-out texts."""
+    result = train(make_recipe("small", cell=cell), corpus, folder, resume=True)
+    row = asdict(result) | {"cell": cell, "run": folder.name}
+    for split in ("valid", "test"):
+        row[f"exact_{split}_perplexity"] = round(evaluate_run(open_run(folder), corpus, split).perplexity, 2)
+    return row
+
+
+def main() -> None:
+    """Measure the cells asked for and write benchmarks/results/small_<data>.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="stdlib", choices=["stdlib", "ptb"])
+    parser.add_argument("--data-dir")
+    parser.add_argument("--cells", default="eru,lstm")
+    parser.add_argument("--out", type=Path, default=Path("runs/small"))
+    args = parser.parse_args()
+    corpus = load_corpus(args.data, args.data_dir)
+    rows = [measure(cell, corpus, args.out / f"{args.data}-{cell}") for cell in args.cells.split(",")]
+    for row in rows:
+        print(
+            f"{row['cell']:6s}{row['parameters']:>12,d}  valid {row['exact_valid_perplexity']}  "
+            f"test {row['exact_test_perplexity']}  {row['tokens_per_second']:,.0f} tokens/s"
+        )
+    write_result(f"small_{args.data}", {"seed": 1, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

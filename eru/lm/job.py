@@ -1,0 +1,81 @@
+"""The plan of one call of the training: what it reads, how fast it learns, and where it ends."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Literal
+
+import numpy as np
+import torch
+
+from eru.lm.batches import Streams, segments
+from eru.lm.checkpoint import Position
+from eru.lm.recipes import Recipe
+from eru.training import Ranks, RunFolder, Schedule, make_schedule
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that stays the same during a call of :func:`eru.lm.train.train`.
+
+    Attributes:
+        recipe: the numbers of the training.
+        folder: where it is written.
+        streams: this process's part of the training text.
+        valid: ids of the validation text.
+        ranks: the processes that train together.
+        precision: of the forward pass.
+        last_epoch: epochs after which the call ends.
+        last_step: steps after which the call ends.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    streams: Streams
+    valid: np.ndarray
+    ranks: Ranks
+    precision: Precision
+    last_epoch: int
+    last_step: int
+
+    def windows(self, epoch: int) -> list[tuple[int, int]]:
+        """Start and length of every window of an epoch."""
+        recipe = self.recipe
+        length = self.streams.length
+        return segments(length, recipe.bptt, seed=recipe.seed, epoch=epoch, randomised=recipe.random_bptt)
+
+    @cached_property
+    def _steps_until(self) -> list[int]:
+        """Steps of the whole run before each epoch."""
+        epochs = range(max(self.last_epoch, self.recipe.epochs))
+        return list(accumulate((len(self.windows(epoch)) for epoch in epochs), initial=0))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps at which this call's limits end the run."""
+        return min(self._steps_until[self.last_epoch], self.last_step)
+
+    def is_over(self, position: Position) -> bool:
+        """Whether the run has reached this call's limits."""
+        return position.epoch >= self.last_epoch or position.step >= self.last_step
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Learning-rate factor of a step; it spans the recipe's epochs wherever the run is told to stop."""
+        recipe = self.recipe
+        steps = max(self._steps_until[recipe.epochs], 1)
+        warmup = min(recipe.warmup_steps, steps - 1)
+        return make_schedule(recipe.schedule, warmup=warmup, total=steps, floor=recipe.floor)
+
+    def learning_rate(self, step: int, length: int) -> float:
+        """Of a step; with random window lengths it follows the length, as in AWD-LSTM."""
+        share = length / self.recipe.bptt if self.recipe.random_bptt else 1.0
+        return self.recipe.learning_rate * self.schedule(step) * share
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision of the forward pass."""
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -1,0 +1,149 @@
+"""Tag the brackets of a text as matched or unmatched with a bidirectional layer over packed sequences.
+
+Task: a text of 5 to 40 characters holds letters, round and square brackets. Each kind of bracket is matched
+on its own: a closing one belongs to the nearest open one before it. Tag each character `.` (letter), `m`
+(matched bracket) or `u` (unmatched). An opening bracket's tag hangs on what follows, a closing one's on what
+precedes, at any distance.
+
+Score: share of the brackets of 1000 new texts that are tagged rightly (higher is better). Baseline: the tag
+which each character has most often, whatever stands around it.
+
+Goal: at least 0.98.
+
+    python examples/tag.py --cell eru
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from eru import ERU
+
+ALPHABET, TAGS = "()[]abcd", ".mu"
+EMBEDDING_SIZE, HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 32, 64, 64, 5e-3
+IGNORED = -100  # cross_entropy leaves these targets out: the padding
+GOAL = 0.98
+
+
+def matching(text: str) -> str:
+    """The tag of each character.
+
+    >>> matching("a)(b[c)]")
+    '.um.m.mm'
+    """
+    tags = ["." if char.isalpha() else "u" for char in text]
+    open_positions: dict[str, list[int]] = {"(": [], "[": []}
+    for i, char in enumerate(text):
+        if char in "([":
+            open_positions[char].append(i)
+        elif char in ")]" and (positions := open_positions["(" if char == ")" else "["]):
+            tags[i] = tags[positions.pop()] = "m"
+    return "".join(tags)
+
+
+def sample(rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """`count` random texts with their tags."""
+    texts = ["".join(rng.choices(ALPHABET, k=rng.randint(5, 40))) for _ in range(count)]
+    return [(text, matching(text)) for text in texts]
+
+
+def encode(pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Characters (B, T), lengths (B,) and tags (B, T) with IGNORED as padding."""
+    chars = [torch.tensor([ALPHABET.index(char) for char in text]) for text, _ in pairs]
+    tags = [torch.tensor([TAGS.index(tag) for tag in tags]) for _, tags in pairs]
+    lengths = torch.tensor([len(text) for text, _ in pairs])
+    return pad_sequence(chars, True), lengths, pad_sequence(tags, True, padding_value=IGNORED)
+
+
+class Tagger(nn.Module):
+    """Embedding, a bidirectional recurrent layer that sees each text's own length, and a linear layer."""
+
+    def __init__(self, layer: type[nn.Module]):
+        super().__init__()
+        self.embedding = nn.Embedding(len(ALPHABET), EMBEDDING_SIZE)
+        self.layer = layer(EMBEDDING_SIZE, HIDDEN_SIZE, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * HIDDEN_SIZE, len(TAGS))
+
+    def forward(self, chars: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, T, tags) for padded `chars` (B, T)."""
+        packed = pack_padded_sequence(self.embedding(chars), lengths, batch_first=True, enforce_sorted=False)
+        hidden, _ = pad_packed_sequence(self.layer(packed)[0], batch_first=True)
+        return self.head(hidden)
+
+
+def train(model: Tagger, rng: random.Random, steps: int) -> None:
+    """Minimise the cross-entropy of the tags on fresh texts."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    for step in range(1, steps + 1):
+        chars, lengths, tags = encode(sample(rng, BATCH_SIZE))
+        loss = nn.functional.cross_entropy(model(chars, lengths).flatten(0, 1), tags.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0:
+            print(f"step {step}: loss {loss.item():.4f}", file=sys.stderr)
+
+
+@torch.no_grad()
+def accuracy(model: Tagger, pairs: list[tuple[str, str]]) -> float:
+    """Share of the brackets that the model tags rightly."""
+    chars, lengths, tags = encode(pairs)
+    right = model(chars, lengths).argmax(dim=-1) == tags
+    return right[tags > TAGS.index(".")].float().mean().item()
+
+
+def most_frequent_tag(train_pairs: list[tuple[str, str]], test_pairs: list[tuple[str, str]]) -> float:
+    """Share of the brackets rightly tagged by each character's most frequent tag."""
+    seen = Counter(pair for text, tags in train_pairs for pair in zip(text, tags, strict=True))
+    asked = Counter(pair for text, tags in test_pairs for pair in zip(text, tags, strict=True))
+    best = {char: max(TAGS, key=lambda tag: seen[char, tag]) for char in "()[]"}
+    right = sum(asked[char, tag] for char, tag in best.items())
+    return round(right / sum(asked[char, tag] for char in best for tag in TAGS), 4)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, score against the baseline, print one JSON line; 0 if the goal is reached, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
+    parser.add_argument("--steps", type=int, default=150, help="training steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
+
+    start = time.perf_counter()
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    test_pairs = sample(rng, 1000)
+    baseline = most_frequent_tag(sample(rng, 1000), test_pairs)
+
+    layer = {"eru": ERU, "lstm": nn.LSTM}[args.cell]
+    model = Tagger(layer)
+    train(model, rng, args.steps)
+    score = accuracy(model, test_pairs)
+
+    result = {
+        "example": "tag",
+        **vars(args),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "score": round(score, 4),
+        "baselines": {"most_frequent_tag": baseline},
+        "goal": GOAL,
+        "reached": score >= GOAL,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    print(json.dumps(result))
+    return 0 if result["reached"] else 1
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # each step's products are too small to share
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Rewrite written dates as ISO 8601 with an encoder-decoder and attention.
+
+Task: "the 3rd of march 1987" -> "1987-03-03", character by character, for days from 1900 to 2099 written in
+six ways. The decoder steps a cell: it reads the symbol before, attends to the encoder's states (dot products)
+and predicts the next symbol.
+
+Score: share of 1000 dates that greedy decoding gets wholly right (higher is better); none of these days
+occurs in training. Baseline: copy the digits of year and day and always guess January.
+
+Goal: at least 0.95.
+
+    python examples/translate.py --cell eru
+"""
+
+import argparse
+import datetime
+import json
+import random
+import sys
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from eru import ERU, ERUCell
+
+SOURCE_ALPHABET = "\0 ,0123456789abcdefghijklmnopqrstuvwxyz"  # \0 pads
+TARGET_ALPHABET = "\0-0123456789"  # \0 starts
+TARGET_LENGTH = len("1987-03-03")
+EMBEDDING_SIZE, HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 32, 64, 64, 5e-3
+GOAL = 0.95
+
+
+def write(rng: random.Random, day: datetime.date) -> str:
+    """`day` in one of six ways in which people write it."""
+    suffix = "th" if 11 <= day.day <= 13 else {1: "st", 2: "nd", 3: "rd"}.get(day.day % 10, "th")
+    styles = [
+        f"the {day.day}{suffix} of {day:%B} {day.year}",
+        f"{day.day} {day:%b} {day.year}",
+        f"{day:%B} {day.day}, {day.year}",
+        f"{day:%b} {day.day}{suffix} {day.year}",
+        f"{day:%A}, {day.day} {day:%B} {day.year}",
+        f"{day.year}, {day:%B} the {day.day}{suffix}",
+    ]
+    return rng.choice(styles).lower()
+
+
+def encode(rng: random.Random, days: list[datetime.date]) -> tuple[Tensor, Tensor, Tensor]:
+    """Written dates (B, S), lengths (B,) and translations behind a start symbol (B, 1 + TARGET_LENGTH)."""
+    sources = [torch.tensor([SOURCE_ALPHABET.index(char) for char in write(rng, day)]) for day in days]
+    targets = [[TARGET_ALPHABET.index(char) for char in "\0" + day.isoformat()] for day in days]
+    lengths = torch.tensor([len(source) for source in sources])
+    return pad_sequence(sources, batch_first=True), lengths, torch.tensor(targets)
+
+
+class Translator(nn.Module):
+    """A bidirectional encoder and a decoder that attends to it at every step."""
+
+    def __init__(self, layer: type[nn.Module], cell: type[nn.Module]):
+        super().__init__()
+        self.source_embedding = nn.Embedding(len(SOURCE_ALPHABET), EMBEDDING_SIZE)
+        self.target_embedding = nn.Embedding(len(TARGET_ALPHABET), EMBEDDING_SIZE)
+        self.encoder = layer(EMBEDDING_SIZE, HIDDEN_SIZE // 2, batch_first=True, bidirectional=True)
+        self.decoder = cell(EMBEDDING_SIZE + HIDDEN_SIZE, HIDDEN_SIZE)
+        self.head = nn.Linear(2 * HIDDEN_SIZE, len(TARGET_ALPHABET))
+
+    def forward(self, source: Tensor, lengths: Tensor, target: Tensor | None = None) -> Tensor:
+        """Logits (B, TARGET_LENGTH, symbols); reads its own predictions unless given `target` to read."""
+        embedded = self.source_embedding(source)
+        packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+        memory, _ = pad_packed_sequence(self.encoder(packed)[0], batch_first=True)  # (B, S, H)
+        padding = source == 0
+        symbol, context = source.new_zeros(len(source)), memory.new_zeros(len(source), HIDDEN_SIZE)
+        state, logits = None, []
+        for t in range(TARGET_LENGTH):
+            if t > 0:  # the first symbol read is the start symbol
+                symbol = logits[-1].argmax(dim=-1) if target is None else target[:, t]
+            state = self.decoder(torch.cat([self.target_embedding(symbol), context], dim=-1), state)
+            scores = torch.einsum("bsh,bh->bs", memory, state[0]).masked_fill(padding, -torch.inf)
+            context = torch.einsum("bs,bsh->bh", scores.softmax(dim=-1), memory)
+            logits.append(self.head(torch.cat([state[0], context], dim=-1)))
+        return torch.stack(logits, dim=1)
+
+
+def train(model: Translator, days: list[datetime.date], rng: random.Random, steps: int) -> None:
+    """Minimise the cross-entropy of the next symbol, given the right ones before it."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    for step in range(1, steps + 1):
+        source, lengths, target = encode(rng, rng.choices(days, k=BATCH_SIZE))
+        logits = model(source, lengths, target)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0:
+            print(f"step {step}: loss {loss.item():.4f}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, score against the baseline, print one JSON line; 0 if the goal is reached, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
+    parser.add_argument("--steps", type=int, default=200, help="training steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
+
+    start = time.perf_counter()
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    span = range(datetime.date(1900, 1, 1).toordinal(), datetime.date(2100, 1, 1).toordinal())
+    days = [datetime.date.fromordinal(n) for n in rng.sample(span, len(span))]
+    test_days, train_days = days[:1000], days[1000:]
+    source, lengths, target = encode(rng, test_days)
+
+    layer, cell = {"eru": (ERU, ERUCell), "lstm": (nn.LSTM, nn.LSTMCell)}[args.cell]
+    model = Translator(layer, cell)
+    train(model, train_days, rng, args.steps)
+    with torch.no_grad():
+        right = model(source, lengths).argmax(dim=-1) == target[:, 1:]
+    score = right.all(dim=1).float().mean().item()
+
+    result = {
+        "example": "translate",
+        **vars(args),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "score": round(score, 4),
+        "baselines": {"digits_and_january": sum(day.month == 1 for day in test_days) / len(test_days)},
+        "goal": GOAL,
+        "reached": score >= GOAL,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    print(json.dumps(result))
+    return 0 if result["reached"] else 1
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # each step's products are too small to share
+    sys.exit(main())

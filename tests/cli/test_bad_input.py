@@ -1,0 +1,283 @@
+"""Bad input gives one clear line and exit code 2, and leaves what is there as it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from eru.lm.model import LanguageModel
+
+SPLITS = ("train", "valid", "test")
+
+
+def refused(answer, *named):
+    """The one line of an error, which must name what it is about."""
+    assert (answer.code, answer.out) == (2, ""), answer
+    lines = answer.err.splitlines()
+    assert [line.startswith("Error: ") for line in lines] == [False] * (len(lines) - 1) + [True], lines
+    assert "Traceback" not in answer.err
+    for name in named:
+        assert str(name) in lines[-1], lines[-1]
+    return lines[-1]
+
+
+def contents(run):
+    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def spoil(corpus, tmp_path):
+    """``spoil(split, content)`` is the corpus with one file changed, or without it."""
+
+    def make(split: str, content: bytes | None) -> Path:
+        folder = Path(shutil.copytree(corpus, tmp_path / "spoilt"))
+        file = folder / f"{split}.txt"
+        file.unlink() if content is None else file.write_bytes(content)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "has no"),
+        (b"", "empty"),
+        (b" \n\n \n", "empty"),
+        (b"word\n", "at least 2"),
+        (b"caf\xe9 au lait\n" * 9, "not UTF-8"),
+    ],
+    ids=["missing", "empty", "blank", "one token", "latin-1"],
+)
+def test_a_corpus_with_a_bad_file(train, spoil, tmp_path, split, content, said):
+    refused(train("--epochs=1", data=spoil(split, content)), f"{split}.txt", said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "wikitext"])
+def test_an_unknown_corpus(call, trained, tmp_path, name):
+    out = tmp_path / "run"
+    refused(call("lm-train", "--data", name, "--recipe=small", "--out", out), repr(name), "stdlib", "ptb")
+    refused(call("lm-eval", trained[0], "--data", name), repr(name), "stdlib", "ptb")
+    assert not out.exists()
+
+
+def test_a_missing_penn_treebank_file(call, tmp_path):
+    (tmp_path / "ptb.train.txt").write_text("some text\n")
+    error = refused(call("lm-train", "--data=ptb", "--data-dir", tmp_path, "--recipe=small"), tmp_path)
+    assert error.endswith("has no ptb.valid.txt, ptb.test.txt")
+
+
+def test_an_altered_penn_treebank_file(call, tmp_path):
+    for split in SPLITS:
+        (tmp_path / f"ptb.{split}.txt").write_text("some text\n")
+    answer = call("lm-train", "--data=ptb", "--data-dir", tmp_path, "--recipe=small")
+    refused(answer, "ptb.train.txt", tmp_path, "altered", "f26c4b92c5fdc7b3f8c7cdcb991d8420")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--data-dir=x"], ["data_dir='x'", "ptb"]),
+        (["--recipe=large"], ["--recipe", "large", "small", "awd-15m"]),
+        (["--device=gpu"], ["--device 'gpu'", "cuda:N"]),
+        (["--device=meta"], ["--device 'meta'"]),
+        (["--device=cpu:1"], ["--device 'cpu:1'"]),
+        (["--device=cuda:99"], ["--device 'cuda:99'", "GPUs"]),
+        (["--precision=int8"], ["--precision", "int8", "bfloat16"]),
+        (["--tokenizer=bpe"], ["--tokenizer", "bpe", "sentencepiece"]),
+        (["--epochs=-1"], ["epochs=-1"]),
+        (["--epochs=few"], ["--epochs", "few"]),
+        (["--max-steps=-3"], ["max_steps=-3"]),
+        (["--seed=-1"], ["seed", "-1"]),
+        (["--seed=4294967296"], ["seed", "4294967296"]),
+        (["--vocab-size=2"], ["vocab_size=2"]),
+        (["--vocab-size=-5"], ["vocab_size=-5"]),
+        (["--tokenizer=sentencepiece", "--vocab-size=100"], ["vocab_size=100", "259"]),
+        (["--set=dropout=0.1"], ["dropout=0.1", "layer_dropout"]),
+        (["--set=name=mine"], ["name=mine"]),
+        (["--set=hidden_size"], ["hidden_size", "field=value"]),
+        (["--set=hidden_size=many"], ["hidden_size=many", "whole number"]),
+        (["--set=hidden_size=2.5"], ["hidden_size=2.5", "whole number"]),
+        (["--set=locked=perhaps"], ["locked=perhaps", "true or false"]),
+        (["--set=cell=gru"], ["cell='gru'", "eru, lstm"]),
+        (["--set=hidden_size=0"], ["hidden_size=0"]),
+        (["--set=batch_size=-2"], ["batch_size=-2"]),
+        (["--set=batch_size=2000"], ["batch_size=2000"]),
+        (["--set=bptt=0"], ["bptt=0"]),
+        (["--set=kernel_size=2"], ["kernel_size=2"]),
+        (["--set=input_dropout=1.5"], ["input_dropout=1.5"]),
+        (["--set=floor=2"], ["floor=2"]),
+        (["--set=learning_rate=nan"], ["learning_rate=nan"]),
+        (["--set=clip=inf"], ["clip=inf"]),
+        (["--set=weight_decay=nan"], ["weight_decay=nan"]),
+        (["--nonsense"], ["--nonsense"]),
+        (["surplus"], ["surplus"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else None,
+)
+def test_a_bad_option_leaves_no_folder(train, tmp_path, arguments, named):
+    refused(train("--max-steps=1", *arguments), *named)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_in_place_of_the_run_folder(call, corpus, tmp_path, below):
+    file = tmp_path / "note.txt"
+    file.write_text("mine")
+    refused(call("lm-train", "--data", corpus, "--recipe=small", "--out", file / below), file)
+    assert file.read_text() == "mine"
+
+
+ABSURD = ("--set=optimizer=sgd", "--set=learning_rate=1e30", "--set=clip=1e30", "--set=warmup_steps=0")
+
+
+@pytest.mark.parametrize("limit", ["--epochs=1", "--max-steps=3"])
+def test_a_loss_that_is_not_finite(train, tmp_path, limit):
+    refused(train(*ABSURD, limit), "loss is", "at step", "learning rate")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_run_whose_loss_breaks_keeps_its_checkpoint(train, run, monkeypatch):
+    before = contents(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "loss", lambda self, features, targets: features.raw.sum() * torch.nan)
+        refused(train("--resume", "--epochs=3"), "loss is nan")
+    after = contents(run)
+    for name in ("state.pt", "model.safetensors", "config.json"):
+        assert after[Path(name)] == before[Path(name)]
+    assert train("--resume", "--epochs=3", "--json").json["epochs"] == 3
+
+
+def test_a_run_is_not_overwritten(train, run):
+    before = contents(run)
+    refused(train("--epochs=2"), run, "--resume")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--recipe=paper-7m"], ["recipe.name", "small", "paper-7m"]),
+        (["--set=hidden_size=12"], ["recipe.hidden_size", "saved 8", "given 12"]),
+        (["--seed=7"], ["recipe.seed", "given 7"]),
+        (["--tokenizer=char"], ["recipe.tokenizer", "char"]),
+        (["--precision=bfloat16"], ["precision", "bfloat16"]),
+    ],
+)
+def test_resume_refuses_another_recipe(train, run, arguments, named):
+    before = contents(run)
+    refused(train("--resume", "--epochs=3", *arguments), run, *named)
+    assert contents(run) == before
+
+
+def test_resume_refuses_another_text_and_goes_on_with_its_own(train, run, spoil):
+    before = contents(run)
+    refused(train("--resume", "--epochs=3", data=spoil("train", b"the cat sat on the mat\n" * 40)), "data.fingerprint")
+    assert contents(run) == before
+    assert train("--resume", "--epochs=3", "--json").json["epochs"] == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive"])
+def test_a_broken_training_state(train, run, content):
+    (run / "state.pt").write_bytes(content)
+    refused(train("--resume", "--epochs=3"), run / "state.pt", "broken")
+
+
+READERS = ["lm-eval", "lm-generate"]
+
+
+@pytest.mark.parametrize("command", [*READERS, "summary"])
+def test_what_is_no_run(call, corpus, tmp_path, command):
+    file = tmp_path / "note.txt"
+    file.write_text("mine")
+    for wrong in (tmp_path / "nowhere", corpus, file):
+        refused(call(command, wrong), wrong)
+
+
+@pytest.mark.parametrize("command", [*READERS, "summary"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"kind": "picture"}'])
+def test_a_broken_config(call, run, command, content):
+    (run / "config.json").write_bytes(content)
+    refused(call(command, run), run)
+
+
+@pytest.mark.parametrize("command", [*READERS, "summary"])
+@pytest.mark.parametrize(("field", "value"), [("hidden_size", "many"), ("hidden_size", -1), ("colour", "red")])
+def test_a_config_with_a_bad_recipe(call, run, command, field, value):
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"][field] = value
+    (run / "config.json").write_text(json.dumps(config))
+    refused(call(command, run), field)
+
+
+@pytest.mark.parametrize("data", [None, "text", {}, {"name": "stdlib"}])
+def test_a_config_without_its_corpus(call, run, corpus, data):
+    config = json.loads((run / "config.json").read_text()) | {"data": data}
+    (run / "config.json").write_text(json.dumps(config))
+    refused(call("lm-eval", run), run / "config.json", "corpus")
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_run_without_weights(call, run, command):
+    (run / "model.safetensors").unlink()
+    refused(call(command, run), run / "model.safetensors", "no weights yet")
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("size", [0, 5, 100, -10])
+def test_broken_weights(call, run, command, size):
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    refused(call(command, run), weights, "broken")
+
+
+def test_weights_of_another_model(call, train, run, tmp_path):
+    run.rename(tmp_path / "small")
+    train("--max-steps=1", "--set=hidden_size=12")
+    shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "small")
+    refused(call("lm-generate", tmp_path / "small"), "model.safetensors", "does not fit")
+
+
+def test_a_broken_tokenizer(call, run):
+    (run / "tokenizer" / "tokenizer.json").write_text("{}")
+    refused(call("lm-generate", run), run / "tokenizer" / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "named"),
+    [
+        ("lm-eval", ["--split=dev"], ["--split", "dev", "valid"]),
+        ("lm-eval", ["--data-dir=x"], ["data_dir='x'"]),
+        ("lm-eval", ["--device=tpu"], ["--device 'tpu'"]),
+        ("lm-generate", ["--device=tpu"], ["--device 'tpu'"]),
+        ("lm-generate", ["--tokens=-1"], ["tokens=-1"]),
+        ("lm-generate", ["--tokens=some"], ["--tokens", "some"]),
+        ("lm-generate", ["--temperature=-1"], ["temperature=-1"]),
+        ("lm-generate", ["--temperature=nan"], ["temperature=nan"]),
+        ("lm-generate", ["--top-k=0"], ["top_k=0"]),
+        ("lm-generate", ["--top-p=0"], ["top_p=0"]),
+        ("lm-generate", ["--top-p=1.5"], ["top_p=1.5"]),
+        ("lm-generate", ["--top-p=nan"], ["top_p=nan"]),
+    ],
+)
+def test_a_bad_question_to_a_run(call, trained, command, arguments, named):
+    refused(call(command, trained[0], *arguments), *named)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["lm-tune"], "lm-tune"),
+        (["lm-eval"], "RUN"),
+        (["lm-generate"], "RUN"),
+        (["summary"], "RUN_OR_RECIPE"),
+        (["summary", "small", "--vocab-size=0"], "vocab_size=0"),
+        (["summary", "giant"], "paper-15m"),
+    ],
+)
+def test_a_command_that_does_not_fit(call, arguments, named):
+    refused(call(*arguments), named)

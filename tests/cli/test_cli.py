@@ -1,0 +1,341 @@
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+import eru
+from eru.lm.recipes import RECIPES, build_model, make_recipe
+from eru.lm.run import open_run
+from eru_cli import main
+
+ROOT = Path(__file__).parents[2]
+SURFACE = {
+    "lm-train": [
+        "--data",
+        "--data-dir",
+        "--device",
+        "--epochs",
+        "--json",
+        "--max-steps",
+        "--out",
+        "--precision",
+        "--recipe",
+        "--resume",
+        "--seed",
+        "--set",
+        "--tokenizer",
+        "--vocab-size",
+    ],
+    "lm-eval": ["--data", "--data-dir", "--device", "--json", "--split", "RUN"],
+    "lm-generate": [
+        "--device",
+        "--json",
+        "--prompt",
+        "--seed",
+        "--temperature",
+        "--tokens",
+        "--top-k",
+        "--top-p",
+        "RUN",
+    ],
+    "summary": ["--json", "--vocab-size", "RUN_OR_RECIPE"],
+}
+LIMITS = {"paper-7m": 7.0e6, "paper-15m": 15.0e6, "awd-7m": 7.0e6, "awd-15m": 15.0e6}
+
+
+def ids_of(corpus, split, run):
+    """The tokens of a split, read with nothing of the library but the list of words."""
+    types = json.loads((run / "tokenizer" / "tokenizer.json").read_text())["types"]
+    words = (corpus / f"{split}.txt").read_text().replace("\n", " <eos> ").split()
+    return [types.index(word if word in types else "<unk>") for word in words]
+
+
+def records(run, event):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["event"] == event]
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def command_line(*arguments, **environment):
+    """``python cli.py`` as a person runs it."""
+    return subprocess.run(
+        [sys.executable, ROOT / "cli.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def test_the_surface_grows_only_on_purpose():
+    surface = {
+        name: sorted(
+            parameter.make_metavar(None) if parameter.param_type_name == "argument" else max(parameter.opts, key=len)
+            for parameter in command.params
+        )
+        for name, command in main.commands.items()
+    }
+    assert surface == SURFACE
+
+
+def test_training_answers_in_json(trained, corpus):
+    run, answer = trained
+    said, tokens = answer.json, {split: ids_of(corpus, split, run) for split in ("train", "valid")}
+    windows = math.ceil((len(tokens["train"]) // 2 - 1) / 10)
+    assert (said["run"], said["epochs"], said["steps"]) == (str(run), 2, 2 * windows)
+    assert said["parameters"] == sum(p.numel() for p in open_run(run).build_model().parameters())
+    assert said["unknown_rate"] == tokens["valid"].count(0) / len(tokens["valid"]) > 0
+    epochs = records(run, "epoch")
+    assert said["train_perplexity"] == pytest.approx(math.exp(epochs[-1]["train_loss"]))
+    assert said["valid_perplexity"] == pytest.approx(math.exp(min(epoch["valid_loss"] for epoch in epochs)))
+    for baseline in ("unigram_perplexity", "bigram_perplexity"):
+        assert 1 < said[baseline] < 2 * len(set(tokens["train"]))
+    assert said["tokens_per_second"] > 0
+
+
+def test_training_tells_people_all_on_stderr(trained):
+    answer = trained[1]
+    for shown in ("parameters", "fingerprint", "unigram", "bigram", "sample: "):
+        assert shown in answer.err
+
+
+def test_without_json_the_answer_is_text_on_stdout(train):
+    answer = train("--max-steps=1")
+    assert answer.code == 0
+    assert "unigram" in answer.out
+    assert "unigram" not in answer.err
+
+
+def test_what_is_not_known_is_null_and_not_nan(train):
+    answer = train("--max-steps=0", "--json").json
+    assert (answer["steps"], answer["train_perplexity"], answer["valid_perplexity"]) == (0, None, None)
+
+
+@pytest.mark.parametrize(("gpu", "device", "recipe"), [(False, "cpu", "small"), (True, "cuda", "paper-15m")])
+def test_the_default_recipe_fits_the_machine_and_is_explained(call, corpus, monkeypatch, gpu, device, recipe):
+    def stop(plan, *_, device, **__):
+        raise ValueError(f"{plan.name} on {device}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("eru_cli.lm.train", stop)
+    reason, error = call("lm-train", "--data", corpus).err.splitlines()
+    assert error == f"Error: {recipe} on {device}"
+    assert re.fullmatch(rf"recipe: {recipe}, because there is (no|a) GPU .*--recipe.*", reason)
+    assert ("no GPU" in reason) is not gpu
+
+
+def test_the_default_folder_is_named_after_corpus_and_recipe(call, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--recipe=small", "--max-steps=0", "--set=hidden_size=4", "--set=embedding_size=4", "--json")
+    assert call("lm-train", "--data", corpus, *arguments).json["run"] == "runs/tiny-small"
+    assert open_run(tmp_path / "runs" / "tiny-small").recipe.hidden_size == 4
+
+
+def test_resume_starts_goes_on_and_ends(train, tmp_path):
+    run = tmp_path / "run"
+    assert train("--resume", "--max-steps=3", "--json").json["steps"] == 3
+    assert train("--resume", "--max-steps=6", "--json").json["steps"] == 6
+    assert [record["step"] for record in records(run, "step")] == [1, 2, 3, 4, 5, 6]
+    whole = contents(run)
+    assert train("--resume", "--max-steps=6", "--json").json["steps"] == 6
+    assert contents(run) == whole
+
+
+def test_a_resumed_run_equals_a_whole_one(train, tmp_path):
+    train("--max-steps=3")
+    resumed = train("--resume", "--epochs=1", "--json").json
+    (tmp_path / "run").rename(tmp_path / "resumed")
+    whole = train("--epochs=1", "--json").json
+    differing = {"tokens_per_second"}
+    assert {k: v for k, v in resumed.items() if k not in differing} == {
+        k: v for k, v in whole.items() if k not in differing
+    }
+    assert contents(tmp_path / "resumed")["model.safetensors"] == contents(tmp_path / "run")["model.safetensors"]
+
+
+def test_the_seed_decides_the_weights(train, tmp_path):
+    weights = []
+    for index, seed in enumerate((5, 5, 6)):
+        train("--max-steps=1", f"--seed={seed}")
+        assert open_run(tmp_path / "run").recipe.seed == seed
+        weights.append((tmp_path / "run" / "model.safetensors").read_bytes())
+        (tmp_path / "run").rename(tmp_path / str(index))
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "vocabulary"),
+    [
+        (["--vocab-size=7"], 7),
+        (["--tokenizer=char"], len(set("thecatdogsatonmataredbigrantohouseandsawbird ")) + 2),
+        (["--tokenizer=sentencepiece", "--vocab-size=300"], 300),
+    ],
+)
+def test_the_vocabulary_is_what_was_asked_for(train, call, run, tmp_path, arguments, vocabulary):
+    before = open_run(run)
+    without = sum(p.numel() for p in before.build_model().parameters()) - 9 * before.tokenizer.vocab_size
+    run.rename(tmp_path / "before")
+    said = train("--max-steps=1", "--json", *arguments).json
+    found = open_run(tmp_path / "run").tokenizer.vocab_size
+    assert said["parameters"] == without + 9 * found  # an embedding of 8 and a bias for each
+    assert found == vocabulary if "sentencepiece" not in arguments[0] else 259 <= found <= vocabulary
+    assert (call("lm-eval", run, "--json").json["unknown_rate"] > 0) == ("--vocab-size=7" in arguments)
+
+
+def test_bfloat16_trains_like_float32(train, run, tmp_path):
+    run.rename(tmp_path / "before")
+    exact = math.exp(records(tmp_path / "before", "step")[2]["loss"])
+    said = train("--max-steps=3", "--precision=bfloat16", "--json").json
+    assert open_run(tmp_path / "run").folder.config["precision"] == "bfloat16"
+    assert said["train_perplexity"] == pytest.approx(exact, rel=0.02)
+    assert said["train_perplexity"] != exact
+
+
+def test_the_lstm_control_has_as_many_parameters(train, tmp_path):
+    sizes = []
+    for cell in ("eru", "lstm"):
+        said = train(
+            "--max-steps=0", f"--set=cell={cell}", "--set=hidden_size=48", "--set=num_layers=3", "--json"
+        ).json
+        sizes.append(said["parameters"])
+        (tmp_path / "run").rename(tmp_path / cell)
+    eru_size, lstm_size = sizes
+    assert eru_size != lstm_size
+    assert lstm_size == pytest.approx(eru_size, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_penn_treebank_trains(call, tmp_path):
+    folders = [Path(os.environ["ERU_DATA_DIR"]) / "ptb"] if "ERU_DATA_DIR" in os.environ else []
+    found = [folder for folder in (*folders, ROOT.parent / "shared/data/ptb") if folder.is_dir()]
+    if not found:
+        pytest.skip("no Penn Treebank in $ERU_DATA_DIR/ptb or ../shared/data/ptb")
+    sizes = ("embedding_size=4", "hidden_size=4", "num_layers=1")
+    settings = [f"--set={field}" for field in sizes]
+    data = ("--data=ptb", "--data-dir", found[0])
+    said = call(
+        "lm-train", *data, "--recipe=small", "--out", tmp_path / "r", *settings, "--max-steps=1", "--json"
+    ).json
+    assert (said["steps"], said["train_tokens"]) == (1, 929_589)
+    assert said["bigram_perplexity"] < said["unigram_perplexity"]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_evaluation_is_exact(call, trained, corpus, split):
+    run = trained[0]
+    report = call("lm-eval", run, "--split", split, "--json").json
+    ids, model = ids_of(corpus, split, run), open_run(run).load_model()
+    nats, state = 0.0, None
+    with torch.no_grad():
+        for token, target in pairwise(ids):
+            logits, state = model(torch.tensor([[token]]), state)
+            nats -= logits[0, 0].double().log_softmax(dim=0)[target].item()
+    size = (corpus / f"{split}.txt").stat().st_size
+    assert (report["run"], report["split"], report["tokens"]) == (str(run), split, len(ids) - 1)
+    assert report["perplexity"] == pytest.approx(math.exp(nats / (len(ids) - 1)), rel=1e-5)
+    assert report["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+    assert report["unknown_rate"] == ids.count(0) / len(ids)
+
+
+def test_evaluation_takes_the_test_text_unless_told(call, trained):
+    answer = call("lm-eval", trained[0])
+    assert " test: perplexity " in answer.out
+    assert answer.err == ""
+
+
+def test_evaluation_notes_that_the_text_has_changed(call, run, corpus, tmp_path):
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    answer = call("lm-eval", run, "--json")
+    assert answer.json["split"] == "test"
+    assert "not the text that this run was trained on" in answer.err
+    assert call("lm-eval", run, "--data", corpus, "--json").err == ""
+
+
+def test_generation_goes_on_from_the_prompt(call, trained):
+    text = call("lm-generate", trained[0], "--prompt=the cat", "--tokens=30", "--seed=1").out.removesuffix("\n")
+    assert text.startswith("the cat")
+    assert len(text.replace("\n", " <eos> ").split()) == 2 + 30
+    assert "<unk>" not in text
+
+
+def test_generation_is_reproducible_and_greedy_at_its_limits(call, trained):
+    def made(*arguments):
+        return call("lm-generate", trained[0], "--tokens=20", *arguments).out
+
+    assert made("--seed=3") == made("--seed=3") != made("--seed=4")
+    likeliest = made("--temperature=0")
+    for limit in ("--temperature=1e-6", "--top-k=1", "--top-p=1e-9"):
+        assert made(limit, "--seed=3") == likeliest
+    assert likeliest != made("--seed=3")
+
+
+def test_generation_answers_in_json(call, trained):
+    answer = call("lm-generate", trained[0], "--prompt=zebra the", "--tokens=20", "--seed=1", "--json")
+    assert answer.json["prompt"] == "zebra the"
+    assert answer.json["text"].startswith("<unk> the")
+    assert answer.err == ""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_summary_of_a_recipe(call, recipe):
+    said = call("summary", recipe, "--json").json
+    model, plan = build_model(make_recipe(recipe), 10_000), make_recipe(recipe)
+    assert said["parameters"] == sum(p.numel() for p in model.parameters()) <= LIMITS.get(recipe, 3.0e6)
+    for count in ("parameters", "multiply_adds"):
+        assert said[count] == sum(stage[count] for stage in said["stages"])
+    stages = {stage["name"]: stage for stage in said["stages"]}
+    assert list(stages) == ["embedding", *(f"layers.{i}" for i in range(plan.num_layers)), "softmax"]
+    tied = stages["embedding"]["parameters"] + stages["softmax"]["parameters"]
+    assert tied == 10_000 * (plan.embedding_size + 1)
+    assert stages["softmax"]["multiply_adds"] == 10_000 * plan.embedding_size
+
+
+def test_summary_follows_the_vocabulary(call):
+    large, small = (call("summary", "small", f"--vocab-size={size}", "--json").json for size in (700, 500))
+    assert large["parameters"] - small["parameters"] == 200 * (make_recipe("small").embedding_size + 1)
+
+
+def test_summary_of_a_run(call, trained):
+    run, answer = trained
+    assert call("summary", run, "--json").json["parameters"] == answer.json["parameters"]
+    last = call("summary", run).out.splitlines()[-1].split()
+    assert last[:2] == ["total", f"{answer.json['parameters']:,}"]
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [([], "lm-train"), (["-h"], "lm-eval"), (["lm-eval", "-h"], "RUN")])
+def test_help_is_an_answer(call, arguments, shown):
+    answer = call(*arguments)
+    assert (answer.code, answer.err) == (0, "")
+    assert shown in answer.out
+
+
+def test_version(call):
+    assert call("--version").out == f"eru, version {eru.__version__}\n"
+
+
+@pytest.mark.slow
+def test_the_program_keeps_stdout_for_the_answer(corpus, tmp_path):
+    sizes = ("--set=embedding_size=4", "--set=hidden_size=4", "--set=batch_size=2", "--max-steps=1")
+    done = command_line("lm-train", "--data", corpus, "--out", tmp_path / "run", "--recipe=small", *sizes, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 1
+    assert done.stdout.count("\n") == 1
+    assert "validation perplexity" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_program_fails_with_one_line(tmp_path):
+    done = command_line("lm-train", "--data", tmp_path / "nowhere", "--recipe=small")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"Error: unknown corpus '.*nowhere'.*\n", done.stderr)

@@ -1,0 +1,281 @@
+import math
+from pydoc_data.topics import topics
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from eru.lm.model import LanguageModel, dense_gates, detach, evaluating, locked_dropout, nearest_hidden_size
+from eru.lm.prose import prose_lines
+from eru.lm.recipes import RECIPES, build_model, make_recipe
+from eru.lm.tokenizer import build_tokenizer
+
+VOCABULARY = 10_000
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def eru_layer(m, h, axis="feature"):
+    """Four EESPs with K = g = 4, the recurrent matrix and the bias; a channel's features share taps."""
+    d, taps = 4 * math.ceil(h / 16), 3
+    channels = d if axis == "time" else 4
+    return 4 * (m * d // 4 + 4 * channels * taps + 4 * d * h // 4) + 4 * h * h + 4 * h
+
+
+def lstm_layer(m, h):
+    return 4 * h * m + 4 * h * h + 4 * h
+
+
+def whole(layer, v, e, h, *axis):
+    return v * e + v + layer(e, h, *axis) + layer(h, h, *axis) + layer(h, e, *axis)
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    return LanguageModel(11, 8, 12, **options)
+
+
+@pytest.mark.parametrize("axis", ["feature", "time"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_parameter_counts_follow_the_closed_formula(name, axis):
+    recipe = make_recipe(name, conv_axis=axis)
+    with torch.device("meta"):
+        model = build_model(recipe, VOCABULARY)
+    e, h = recipe.embedding_size, recipe.hidden_size
+    assert count(model) == whole(eru_layer, VOCABULARY, e, h, axis)
+    if e == 400:
+        assert model.embedding.weight.numel() + model.softmax_bias.numel() == 4_010_000
+        assert count(model) <= (7_000_000 if "7m" in name else 15_000_000)
+        if axis == "time":
+            assert count(model) == 10.25 * h**2 + 232 * h + 4_816_400
+
+
+@pytest.mark.parametrize("name", ["small", "paper-7m", "paper-15m"])
+def test_the_control_has_the_parameters_of_the_eru(name):
+    recipe = make_recipe(name)
+    with torch.device("meta"):
+        control = build_model(make_recipe(name, cell="lstm"), VOCABULARY)
+    sizes = [layer.hidden_size for layer in control.layers]
+    assert sizes[-1] == recipe.embedding_size
+    assert count(control) == whole(lstm_layer, VOCABULARY, recipe.embedding_size, sizes[0])
+    wanted = whole(eru_layer, VOCABULARY, recipe.embedding_size, recipe.hidden_size)
+    assert abs(count(control) - wanted) / wanted < 1.1e-3
+    others = (whole(lstm_layer, VOCABULARY, recipe.embedding_size, sizes[0] + step) for step in (-1, 1))
+    assert all(abs(other - wanted) >= abs(count(control) - wanted) for other in others)
+
+
+@given(wanted=st.integers(0, 3000), inputs=st.integers(1, 9), square=st.booleans())
+@settings(max_examples=25)
+def test_nearest_hidden_size_against_trying_all(wanted, inputs, square):
+    found = nearest_hidden_size(wanted, lambda size: nn.Linear(size if square else inputs, size))
+    counts = {size: (size if square else inputs) * size + size for size in range(1, 3001)}
+    assert abs(counts[found] - wanted) == min(abs(n - wanted) for n in counts.values())
+
+
+def test_nearest_hidden_size_ends_where_the_count_does_not_grow():
+    with pytest.raises(ValueError, match="no more parameters at size 2 than at 1, so none has 1000"):
+        nearest_hidden_size(1000, lambda size: nn.Linear(3, 3))
+
+
+def test_the_embedding_is_one_parameter_with_gradients_from_both_uses():
+    model = tiny().double()
+    assert [name for name, p in model.named_parameters() if p.shape == (11, 8)] == ["embedding.weight"]
+    tokens, targets = torch.randint(11, (5, 2)), torch.randint(11, (5, 2))
+    weight, bias = model.embedding.weight, model.softmax_bias
+    features = model.features(tokens)
+
+    def gradient(features, weight):
+        loss = F.cross_entropy(F.linear(features, weight, bias).flatten(0, 1), targets.flatten())
+        return torch.autograd.grad(loss, model.embedding.weight, retain_graph=True)[0]
+
+    as_input = gradient(features.dropped, weight.detach())
+    as_output = gradient(features.dropped.detach(), weight)
+    assert as_input.abs().sum() > 0
+    assert as_output.abs().sum() > 0
+    model.loss(features, targets).backward()
+    torch.testing.assert_close(weight.grad, as_input + as_output)
+
+
+def test_the_loss_is_the_cross_entropy_of_the_logits():
+    model = tiny()
+    tokens, targets = torch.randint(11, (5, 2)), torch.randint(11, (5, 2))
+    logits, _ = model(tokens)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(model.loss(model.features(tokens), targets), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"conv_axis": "time"}, {"kernel_size": 1}, {"cell": "lstm"}, {"num_layers": 1}]
+)
+def test_a_sequence_equals_its_steps_with_carried_state(options):
+    model = tiny(**options).double().eval()
+    tokens = torch.randint(11, (7, 3))
+    with torch.no_grad():
+        whole, end = model(tokens)
+        state, parts = None, []
+        for part in tokens.split([1, 1, 3, 2]):
+            logits, state = model(part, state)
+            parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts), whole)
+    torch.testing.assert_close(state, end)
+
+
+def test_detached_state_ends_the_gradient():
+    model = tiny()
+    tokens = torch.randint(11, (3, 2))
+    _, state = model(tokens)
+    assert all(part.requires_grad for layer in state for part in layer)
+    cut = detach(state)
+    assert all(torch.equal(a, b) for x, y in zip(cut, state, strict=True) for a, b in zip(x, y, strict=True))
+    assert not any(part.requires_grad for layer in cut for part in layer)
+
+
+@given(p=st.floats(0.05, 0.9), seed=st.integers(0, 2**31))
+@settings(max_examples=15)
+def test_locked_dropout(p, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(6, 3, 4000)
+    kept = x.clone()
+    y = locked_dropout(x, p, training=True)
+    mask = y / x
+    torch.testing.assert_close(mask, mask[:1].expand_as(mask))
+    assert not torch.equal(mask[0, 0] == 0, mask[0, 1] == 0)
+    values = mask[0]
+    torch.testing.assert_close(values[values != 0], torch.full_like(values[values != 0], 1 / (1 - p)))
+    deviation = math.sqrt(p / (1 - p) / values.numel())
+    assert abs(values.mean().item() - 1) < 6 * deviation
+    assert torch.equal(x, kept)
+    assert locked_dropout(x, p, training=False) is x
+    assert locked_dropout(x, 0.0, training=True) is x
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_dropout_acts_in_training_only(locked):
+    options = dict.fromkeys(("input_dropout", "layer_dropout", "output_dropout", "embedding_dropout"), 0.5)
+    dropping, plain = tiny(**options, weight_dropout=0.5, locked=locked), tiny()
+    tokens = torch.randint(11, (5, 2))
+    assert not torch.equal(dropping(tokens)[0], dropping(tokens)[0])
+    dropping.eval()
+    assert torch.equal(dropping(tokens)[0], plain(tokens)[0])
+
+
+@pytest.mark.parametrize("place", ["input_dropout", "layer_dropout", "output_dropout"])
+@pytest.mark.parametrize("locked", [True, False])
+def test_every_dropout_has_its_place_and_its_mask(place, locked):
+    model = tiny(locked=locked, **{place: 0.5})
+    inputs = []
+    for layer in model.layers:
+        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    features = model.features(torch.randint(11, (9, 2)))
+    dropped = [(x == 0).any().item() for x in [*inputs, features.dropped]]
+    assert (
+        dropped
+        == {
+            "input_dropout": [True, False, False, False],
+            "layer_dropout": [False, True, True, False],
+            "output_dropout": [False, False, False, True],
+        }[place]
+    )
+    assert not (features.raw == 0).any()
+    for x, is_dropped in zip([*inputs, features.dropped], dropped, strict=True):
+        zero = x == 0
+        assert not is_dropped or torch.equal(zero, zero[:1].expand_as(zero)) == locked
+
+
+def test_embedding_dropout_drops_whole_words():
+    p = 0.4
+    model = LanguageModel(2000, 8, 8, embedding_dropout=p)
+    before = model.embedding.weight.detach().clone()
+    inputs = []
+    model.layers[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    tokens = torch.arange(2000).repeat(2).view(-1, 4)
+    model.features(tokens)
+    twice = inputs[0].view(2, 2000, 8)
+    torch.testing.assert_close(twice[0], twice[1])
+    gone = (twice[0] == 0).all(dim=1)
+    assert abs(gone.float().mean().item() - p) < 6 * math.sqrt(p * (1 - p) / 2000)
+    expected = before * math.sqrt(8) / (1 - p)
+    torch.testing.assert_close(twice[0][~gone], expected[~gone])
+    assert torch.equal(model.embedding.weight, before)
+    model.features(tokens)
+    assert not torch.equal((inputs[1].view(2, 2000, 8)[0] == 0).all(dim=1), gone)
+
+
+def real_tokens(steps, batch):
+    """Words of the standard library's own manual, with their natural frequencies."""
+    lines = [line for name in sorted(topics) for line in prose_lines(topics[name])]
+    tokenizer = build_tokenizer("word", lines)
+    ids = [i for line in lines for i in [*tokenizer.encode(line), tokenizer.eos]]
+    assert len(ids) > 10 * steps * batch
+    return torch.tensor(ids[: steps * batch]).view(batch, steps).t(), tokenizer.vocab_size
+
+
+@pytest.mark.parametrize(("name", "cell"), [*((name, "eru") for name in RECIPES), ("small", "lstm")])
+def test_unit_variance_at_the_start_on_real_tokens(name, cell):
+    tokens, vocab_size = real_tokens(40, 20)
+    torch.manual_seed(1)
+    model = build_model(make_recipe(name, cell=cell), vocab_size)
+    gates, signals = [], []
+
+    def watch(layer, args):
+        cell = layer.cells["l0"]
+        gates.append(cell.project(args[0]))
+        signals.append(gates[-1] - cell.bias)
+
+    for layer in model.layers:
+        layer.register_forward_pre_hook(watch)
+    with torch.no_grad():
+        logits, _ = model(tokens)
+    assert len(gates) == 3
+    for found, signal in zip(gates, signals, strict=True):
+        assert 0.3 < found.std() < 3
+        assert 0.15 < signal.std() < 3  # without the bias, whose forget gates alone make 0.43
+    assert logits.std() < 1  # so that the first loss is about that of a uniform guess
+
+
+def test_dense_gates_keep_unit_variance():
+    torch.manual_seed(0)
+    linear = dense_gates(300, 400)
+    assert linear.bias is None
+    assert 0.95 < linear(torch.randn(500, 300)).std() < 1.05
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_gives_the_mode_back(training, error):
+    model = tiny().train(training)
+    try:
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            if error:
+                raise error
+    except KeyError:
+        assert error
+    assert all(module.training == training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size=0: must be at least 1"),
+        ({"embedding_size": -1}, "embedding_size=-1: must be at least 1"),
+        ({"hidden_size": 0}, "hidden_size=0: must be at least 1"),
+        ({"num_layers": 0}, "num_layers=0: must be at least 1"),
+        ({"cell": "gru"}, "cell='gru': must be 'eru' or 'lstm'"),
+        ({"conv_axis": "batch"}, "conv_axis='batch'"),
+        ({"kernel_size": 2}, "kernel_size=2"),
+        *(
+            ({name: p}, f"{name}={p}: must be at least 0 and below 1")
+            for name in ("input_dropout", "layer_dropout", "output_dropout", "embedding_dropout", "weight_dropout")
+            for p in (-0.1, 1.0)
+        ),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        LanguageModel(**{"vocab_size": 9, "embedding_size": 8, "hidden_size": 8, **options})

@@ -1,0 +1,488 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from eru.eesp import EESP, EESP1d, EESP2d, EESP3d, StridedEESP, dilations, fit_sizes, receptive_field_limit
+from eru.esp import EESPA, ESP
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+channels = st.integers(1, 200)
+quick = settings(max_examples=60, deadline=None)
+few = settings(max_examples=20, deadline=None)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def draw_all(module, seed=0):
+    """Every parameter random, so that no zero tap hides a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return module
+
+
+# --- the dilation schedule
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        pytest.param(13, (1, 2, 3, 4), id="level2_0"),
+        pytest.param(11, (1, 2, 3, 4), id="level3_0"),
+        pytest.param(9, (1, 2, 3, 4), id="level3"),
+        pytest.param(7, (1, 1, 2, 3), id="level4"),
+        pytest.param(5, (1, 1, 1, 2), id="level5"),
+        pytest.param(3, (1, 1, 1, 1), id="smallest"),
+        pytest.param(None, (1, 2, 3, 4), id="none"),
+    ],
+)
+def test_dilations_of_the_published_models(limit, expected):
+    assert dilations(4, limit) == expected
+
+
+@given(branches=st.integers(1, 9), limit=st.integers(1, 12).map(lambda n: 2 * n + 1))
+@quick
+def test_dilations_come_from_a_sorted_list_of_kernels_in_which_too_large_ones_become_3(branches, limit):
+    kernels = sorted(k if k <= limit else 3 for k in range(3, 3 + 2 * branches, 2))
+    assert dilations(branches, limit) == tuple((k - 1) // 2 for k in kernels)
+
+
+@pytest.mark.parametrize(
+    ("taps", "limit", "expected"), [(5, 13, (1, 1, 2, 3)), (5, 9, (1, 1, 1, 2)), (1, 3, (1, 2, 3, 4))]
+)
+def test_dilations_of_other_kernels(taps, limit, expected):
+    assert dilations(4, limit, taps) == expected
+
+
+@given(size=st.integers(1, 2000))
+@quick
+def test_receptive_field_limit_is_the_largest_odd_number_not_above_the_papers(size):
+    limit = receptive_field_limit(size)
+    assert limit % 2 == 1
+    assert limit <= 5 + size / 7 < limit + 3
+
+
+def test_receptive_field_limits_of_the_levels():
+    assert [receptive_field_limit(size) for size in (56, 28, 14, 7)] == [13, 9, 7, 5]
+
+
+# --- sizes
+
+
+@given(m=channels, n=channels)
+@quick
+def test_default_sizes_always_fit(m, n):
+    branches, groups, expand_groups, width = fit_sizes(m, n, None, None)
+    assert 1 <= branches <= 4
+    assert m % groups == width % groups == 0
+    assert groups == max(g for g in range(1, branches + 1) if m % g == width % g == 0)
+    assert width % branches == 0
+    assert n <= branches * width < n + branches**2
+    assert expand_groups == branches
+    outputs = [len(range(n)[k * math.ceil(n / branches) : (k + 1) * math.ceil(n / branches)]) for k in range(branches)]
+    assert all(outputs)
+    assert sum(outputs) == n
+
+
+@given(n=channels)
+@quick
+def test_default_width_does_not_depend_on_the_input(n):
+    assert len({fit_sizes(m, n, None, None)[3] for m in range(1, 14)}) == 1
+
+
+@given(k=st.integers(1, 6), g=st.integers(1, 6), a=st.integers(1, 9), b=st.integers(1, 9))
+@quick
+def test_explicit_sizes_are_taken_as_given(k, g, a, b):
+    assert fit_sizes(g * a, k * g * b, k, g) == (k, g, g, g * b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 8, None, None), "in_channels=0: must be at least 1"),
+        ((8, -1, None, None), "out_channels=-1: must be at least 1"),
+        ((8, 8, 0, None), "branches=0: must be at least 1"),
+        ((8, 8, None, 0), "groups=0: must be at least 1"),
+        ((8, 10, 4, None), "branches=4 does not divide out_channels=10"),
+        ((6, 8, None, 4), "groups=4 does not divide in_channels=6"),
+        ((3, 8, 4, 3), "groups=3 does not divide out_channels=8"),
+        ((4, 8, 4, 4), "groups=4 does not divide the width out_channels / branches = 8 / 4"),
+        ((2, 10, None, 2), "groups=2 does not divide the width out_channels / branches = 10 / 4"),
+    ],
+)
+def test_sizes_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit_sizes(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ndim": 4}, "ndim=4"),
+        ({"convolution": "standard"}, "convolution='standard'.*depthwise-dilated"),
+        ({"conv_axis": "time"}, "conv_axis='time'"),
+        ({"ndim": 2, "causal": True}, "causal=True needs ndim=1"),
+        ({"conv_axis": "feature", "causal": True}, "causal=True needs .* conv_axis='space'"),
+        ({"kernel_size": 2}, "kernel_size=2: must be odd"),
+        ({"kernel_size": 0}, "kernel_size=0"),
+        ({"stride": 0}, "stride=0: must be at least 1"),
+        ({"stacks": 0}, "stacks=0: must be at least 1"),
+        ({"conv_axis": "feature", "stride": 2}, "conv_axis='feature'"),
+        ({"conv_axis": "feature", "convolution": "dilated"}, "conv_axis='feature'"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        EESP(8, 8, **{"ndim": 1, **options})
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 7, 5), (2, 8, 5, 5)])
+def test_input_of_the_wrong_shape(shape):
+    with pytest.raises(ValueError, match="expected 3 dimensions and 8 channels"):
+        EESP(8, 8, ndim=1)(torch.zeros(shape))
+
+
+# --- the unit against a naive one
+
+
+def naive_eesp(unit, x):
+    """Stack by stack, group by group, branch by branch, each a plain convolution; no norm or activation."""
+    conv, m = CONV[unit.ndim], unit.in_channels // unit.groups
+    d, part = unit.width, unit.width // unit.groups
+    out = []
+    for s in range(unit.stacks):
+        reduced = []
+        for g in range(unit.groups):
+            first = (g * unit.stacks + s) * part
+            reduced.append(conv(x[:, g * m : (g + 1) * m], unit.reduce_weight[first : first + part]))
+        y = torch.cat(reduced, dim=1)
+        fused, total = [], 0
+        for weight, dilation in zip(unit.branch_weight, unit.dilations, strict=True):
+            branch = naive_branch(unit, y, weight.unflatten(0, (unit.stacks, -1))[s], dilation)
+            total = total + branch if unit.fusion else branch
+            fused.append(total)
+        z = torch.cat(fused, dim=1)
+        size = unit.branches * d // unit.expand_groups
+        weights = unit.expand_weight.unflatten(0, (unit.stacks, unit.expand_groups, -1))[s]
+        expanded = [conv(z[:, g * size : (g + 1) * size], weights[g]) for g in range(unit.expand_groups)]
+        out.append(torch.cat(expanded, dim=1)[:, : unit.out_channels])
+    out = torch.cat(out, dim=1)
+    return out + x if unit.residual else out
+
+
+def naive_branch(unit, y, weight, dilation):
+    if unit.conv_axis == "feature":
+        rows = y.movedim(1, -1)  # each position's vector, cut into groups, is one short signal a group
+        signal = rows.reshape(-1, unit.groups, unit.width // unit.groups)
+        reach = (unit.kernel_size - 1) * dilation // 2
+        done = [
+            F.conv1d(signal[:, g : g + 1], weight[g : g + 1], padding=reach, dilation=dilation)
+            for g in range(unit.groups)
+        ]
+        return torch.cat(done, dim=1).reshape(rows.shape).movedim(-1, 1)
+    reach = (unit.kernel_size - 1) * dilation
+    pads = [reach, 0] if unit.causal else [reach // 2, reach // 2] * unit.ndim
+    y = F.pad(y, pads)
+    step = {"stride": unit.stride, "dilation": dilation}
+    if weight.shape[1] > 1 or unit.width == 1:
+        return CONV[unit.ndim](y, weight, **step)
+    return torch.cat([CONV[unit.ndim](y[:, c : c + 1], weight[c : c + 1], **step) for c in range(unit.width)], dim=1)
+
+
+@st.composite
+def units(draw):
+    ndim = draw(st.integers(1, 3))
+    axis = draw(st.sampled_from(["space", "feature"]))
+    free = axis == "space"
+    options = {
+        "ndim": ndim,
+        "kernel_size": draw(st.sampled_from([1, 3, 5])),
+        "receptive_field": draw(st.sampled_from([None, 5, 7])),
+        "stacks": draw(st.integers(1, 3)),
+        "conv_axis": axis,
+        "causal": free and ndim == 1 and draw(st.booleans()),
+        "stride": draw(st.integers(1, 2)) if free else 1,
+        "convolution": draw(st.sampled_from(["depthwise-dilated", "depthwise", *(["dilated"] if free else [])])),
+        "fusion": draw(st.booleans()),
+        "residual": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        g, k = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+        m, n = g * draw(st.integers(1, 3)), k * g * draw(st.integers(1, 2))
+        options |= {"branches": k, "groups": g}
+    else:
+        m, n = draw(st.integers(1, 12)), draw(st.integers(1, 20))
+    if draw(st.booleans()):
+        m = n if "groups" not in options else m
+    return m, n, options
+
+
+@given(case=units(), seed=st.integers(0, 99))
+@settings(max_examples=80, deadline=None)
+def test_unit_equals_the_naive_one(case, seed):
+    m, n, options = case
+    unit = draw_all(EESP(m, n, **options, dtype=torch.float64), seed)
+    x = torch.randn(2, m, *(5, 4, 3)[: unit.ndim], dtype=torch.float64)
+    out = unit(x)
+    torch.testing.assert_close(out, naive_eesp(unit, x), rtol=1e-9, atol=1e-9)
+    size = [math.ceil(length / unit.stride) for length in x.shape[2:]]
+    assert out.shape == (2, unit.stacks * n, *size)
+
+
+@given(case=units())
+@quick
+def test_parameter_count(case):
+    m, n, options = case
+    unit = EESP(m, n, **options, device="meta")
+    k, g, e, d = fit_sizes(m, n, options.get("branches"), options.get("groups"))
+    s, taps = options["stacks"], options["kernel_size"]
+    if options["conv_axis"] == "feature":
+        branch = g * taps
+    else:
+        branch = d * taps ** options["ndim"] * (d if options["convolution"] == "dilated" else 1)
+    assert count(unit) == s * (d * m // g + k * branch + e * math.ceil(n / e) * (k * d // e))
+
+
+@given(m=channels, n=channels, ndim=st.integers(1, 3))
+@few
+def test_parameter_count_with_norm_and_activation(m, n, ndim):
+    alias = (EESP1d, EESP2d, EESP3d)[ndim - 1]
+    k, _, _, d = fit_sizes(m, n, None, None)
+    plain = EESP(m, n, ndim=ndim, device="meta")
+    # Scale, shift and slope for the reduce, the concatenation and the expand; PReLU has one slope a channel.
+    assert count(alias(m, n, device="meta")) == count(plain) + 3 * (d + k * d + n)
+
+
+# --- Table 1 and the 7x claim
+
+
+@given(g=st.sampled_from([1, 2, 4]), a=st.integers(1, 20), b=st.integers(1, 20))
+@few
+def test_parameters_of_table_1(g, a, b):
+    m, d, k, n = 4 * a, 4 * b, 4, 3
+    esp = ESP(m, k * d, ndim=2, branches=k, device="meta")
+    eesp = EESP(m, k * d, ndim=2, branches=k, groups=g, device="meta")
+    assert count(esp) == m * d + n**2 * k * d**2
+    assert count(eesp) == m * d // g + n**2 * k * d + (k * d) ** 2 // g
+
+
+def test_eesp_is_seven_times_smaller_than_esp():
+    esp = count(ESP(240, 240, ndim=2, device="meta"))
+    eesp = count(EESP(240, 240, ndim=2, branches=4, groups=4, device="meta"))
+    assert (esp, eesp) == (144_000, 20_160)
+    assert round(esp / eesp) == 7
+
+
+# --- one dimension is two with a width of one
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": None, "activation": None}, {"stride": 2}, {"receptive_field": 5}])
+@pytest.mark.parametrize("training", [True, False])
+def test_one_dimension_equals_two_over_a_width_of_one(options, training):
+    narrow = draw_all(EESP1d(6, 12, **options)).train(training)
+    wide = draw_all(EESP2d(6, 12, **options), seed=1).train(training)
+    state = wide.state_dict()
+    for name, value in narrow.state_dict().items():
+        if name == "branch_weight":
+            state[name][..., 1] = value  # the columns beside the centre see padding only
+        else:
+            state[name] = value.reshape(state[name].shape)
+    wide.load_state_dict(state)
+    x = torch.randn(3, 6, 11)
+    torch.testing.assert_close(narrow(x), wide(x.unsqueeze(-1)).squeeze(-1), rtol=1e-4, atol=1e-4)
+
+
+# --- options change what they should and nothing else
+
+
+def test_fusion_is_the_running_sum_of_the_branches():
+    on, off = (EESP(8, 16, ndim=1, fusion=fusion) for fusion in (True, False))
+    branches = list(torch.randn(4, 2, 3))
+    assert all(torch.equal(a, b) for a, b in zip(off.fuse(branches), branches, strict=True))
+    torch.testing.assert_close(torch.stack(on.fuse(branches)), torch.stack(branches).cumsum(0))
+    assert {name: p.shape for name, p in on.named_parameters()} == {
+        name: p.shape for name, p in off.named_parameters()
+    }
+
+
+def test_kind_of_convolution_changes_the_branches_only():
+    units = {kind: EESP(8, 16, ndim=2, convolution=kind) for kind in ("depthwise-dilated", "depthwise", "dilated")}
+    assert [units[kind].dilations for kind in units] == [(1, 2, 3, 4), (1, 1, 1, 1), (1, 2, 3, 4)]
+    for name in ("reduce_weight", "expand_weight"):
+        assert len({getattr(unit, name).shape for unit in units.values()}) == 1
+    assert [tuple(unit.branch_weight.shape[1:]) for unit in units.values()] == [
+        (4, 1, 3, 3),
+        (4, 1, 3, 3),
+        (4, 4, 3, 3),
+    ]
+
+
+def test_residual_adds_the_input_where_shapes_match():
+    x = torch.randn(2, 8, 5)
+    on = EESP(8, 8, ndim=1)
+    off = EESP(8, 8, ndim=1, residual=False)
+    off.load_state_dict(on.state_dict())
+    torch.testing.assert_close(on(x) - off(x), x)
+    assert not EESP(8, 16, ndim=1).residual
+    assert not EESP(8, 8, ndim=1, stride=2).residual
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_norm_and_activation_are_made_for_reduce_concatenation_and_expand(stride):
+    norms, activations = [], []
+
+    def norm(size):
+        norms.append(size)
+        return nn.BatchNorm1d(size)
+
+    def activation(size):
+        activations.append(size)
+        return nn.ReLU()
+
+    unit = EESP(8, 16, ndim=1, stride=stride, norm=norm, activation=activation)
+    assert norms == [4, 16, 16]
+    assert activations == [4, 16] + [16] * (stride == 1)
+    negative = (unit(torch.randn(2, 8, 9)) < 0).any()
+    assert bool(negative) == (stride == 2)
+
+
+@given(at=st.integers(0, 19), taps=st.integers(1, 5), seed=st.integers(0, 99))
+@few
+def test_causal_unit_never_sees_the_future(at, taps, seed):
+    unit = draw_all(EESP(4, 8, ndim=1, causal=True, kernel_size=taps, dtype=torch.float64), seed)
+    x = torch.randn(2, 4, 20, dtype=torch.float64)
+    other = x.clone()
+    other[:, :, at] += 1
+    changed = (unit(x) != unit(other)).any(1).any(0)
+    assert not changed[:at].any()
+    assert changed[at]
+
+
+def test_unit_lives_where_and_as_it_is_told():
+    unit = EESP2d(8, 16, device="meta", dtype=torch.float64)
+    assert {p.device.type for p in unit.parameters()} == {"meta"}
+    assert {p.dtype for p in unit.parameters()} == {torch.float64}
+
+
+@given(m=st.integers(4, 60), n=st.integers(4, 60), ndim=st.integers(1, 2), fusion=st.booleans())
+@few
+def test_unit_variance_passes_through_at_initialisation(m, n, ndim, fusion):
+    torch.manual_seed(m * n)
+    stds = [
+        EESP(m, n, ndim=ndim, fusion=fusion, residual=False)(torch.randn(8, m, *(16,) * ndim)).std().item()
+        for _ in range(8)
+    ]
+    assert 0.4 < sum(stds) / len(stds) < 2.5
+
+
+# --- down-sampling
+
+
+@given(m=st.integers(1, 12), extra=st.integers(1, 12), ndim=st.integers(1, 3), image=st.integers(1, 3))
+@few
+def test_parameter_count_of_down_sampling(m, extra, ndim, image):
+    down = StridedEESP(m, m + extra, ndim=ndim, shortcut_channels=image, device="meta")
+    assert count(down) == count(EESP(m, extra, ndim=ndim)) + image * image * 3**ndim + image * (m + extra)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_down_sampling_is_pooling_then_the_unit_plus_the_pooled_images_convolutions(ndim):
+    down = draw_all(StridedEESP(4, 12, ndim=ndim, shortcut_channels=3, activation=nn.PReLU))
+    pool, conv = POOL[ndim], CONV[ndim]
+    size, large = (9, 6, 5)[:ndim], (33, 24, 18)[:ndim]
+    x, image = torch.randn(2, 4, *size), torch.randn(2, 3, *large)
+    main = torch.cat([pool(x, 3, 2, 1), down.eesp(x)], dim=1)
+    first, slope, second = down.shortcut
+    small = pool(pool(pool(image, 3, 2, 1), 3, 2, 1), 3, 2, 1)
+    side = conv(slope(conv(small, first.weight, padding=1)), second.weight)
+    torch.testing.assert_close(down(x, image), down.activation(main + side), rtol=1e-5, atol=1e-5)
+    plain = StridedEESP(4, 12, ndim=ndim, activation=nn.PReLU)
+    plain.load_state_dict({k: v for k, v in down.state_dict().items() if not k.startswith("shortcut")})
+    torch.testing.assert_close(plain(x), plain.activation(main))
+
+
+def test_down_sampling_gives_no_activation_to_its_unit_but_one_to_the_sum():
+    down = StridedEESP(4, 12, ndim=2, norm=nn.BatchNorm2d, activation=nn.PReLU)
+    assert isinstance(down.eesp.activation, nn.Identity)
+    assert isinstance(down.activation, nn.PReLU)
+    assert down.activation.num_parameters == 12
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "image=None"),
+        (torch.zeros(1, 3, 20, 20), "never gives the size"),
+        (torch.zeros(1, 3, 2, 2), "never gives the size"),
+        (torch.zeros(1, 3, 16), "expected 4 dimensions"),
+    ],
+)
+def test_down_sampling_refuses_an_image_that_does_not_match(image, message):
+    with pytest.raises(ValueError, match=message):
+        StridedEESP(4, 12, ndim=2, shortcut_channels=3)(torch.zeros(1, 4, 8, 8), image)
+
+
+def test_down_sampling_needs_more_channels():
+    with pytest.raises(ValueError, match="out_channels=8: must be above in_channels=8"):
+        StridedEESP(8, 8, ndim=1)
+
+
+# --- the baselines of Fig. 1
+
+
+@given(case=units(), seed=st.integers(0, 99))
+@few
+def test_eesp_a_equals_eesp(case, seed):
+    m, n, options = case
+    grouped = draw_all(EESP(m, n, **options, dtype=torch.float64), seed)
+    separate = EESPA(m, n, **options, dtype=torch.float64)
+    separate.load_state_dict(grouped.state_dict())
+    x = torch.randn(2, m, *(5, 4, 3)[: grouped.ndim], dtype=torch.float64)
+    torch.testing.assert_close(separate(x), grouped(x))
+
+
+@given(a=st.integers(1, 4), m=st.integers(1, 9), k=st.integers(1, 4), ndim=st.integers(1, 3), residual=st.booleans())
+@few
+def test_esp_equals_a_loop_over_its_branches(a, m, k, ndim, residual):
+    n = k * a
+    unit = ESP(m, n, ndim=ndim, branches=k, receptive_field=7, residual=residual, dtype=torch.float64)
+    x = torch.randn(2, m, *(6, 5, 4)[:ndim], dtype=torch.float64)
+    y, total, parts = CONV[ndim](x, unit.reduce.weight), 0, []
+    for branch, dilation in zip(unit.branches, dilations(k, 7), strict=True):
+        total = total + CONV[ndim](y, branch.weight, padding=dilation, dilation=dilation)
+        parts.append(total)
+    expected = torch.cat(parts, dim=1)
+    torch.testing.assert_close(unit(x), expected + x if residual and m == n else expected)
+
+
+def test_esp_ends_with_norm_and_activation():
+    unit = ESP(8, 16, ndim=2, norm=nn.BatchNorm2d, activation=nn.PReLU)
+    assert [type(layer) for layer in unit.layers] == [nn.BatchNorm2d, nn.PReLU]
+    assert count(unit) == count(ESP(8, 16, ndim=2)) + 3 * 16
+    x = torch.randn(4, 8, 6, 5)
+    bare = ESP(8, 16, ndim=2)
+    bare.load_state_dict(unit.state_dict(), strict=False)
+    torch.testing.assert_close(unit(x), F.prelu(F.batch_norm(bare(x), None, None, training=True), torch.tensor(0.25)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ndim": 4}, "ndim=4"),
+        ({"ndim": 1, "branches": 3}, "branches=3 does not divide out_channels=16"),
+        ({"ndim": 1, "branches": 0}, "branches=0"),
+        ({"ndim": 1, "kernel_size": 2}, "kernel_size=2: must be odd"),
+    ],
+)
+def test_esp_options_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ESP(8, 16, **arguments)
