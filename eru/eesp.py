@@ -137,6 +137,9 @@ class EESP(nn.Module):
     Raises:
         ValueError: sizes or options that do not fit, naming them.
 
+    Source:
+        ESPNetv2, section 3.2, Fig. 1c (arXiv 1811.11431).
+
     Example:
         >>> EESP(16, 32, ndim=2)(torch.zeros(1, 16, 7, 5)).shape
         torch.Size([1, 32, 7, 5])
@@ -242,12 +245,12 @@ class EESP(nn.Module):
         parts = reduced.unflatten(1, (self.groups, self.stacks, self.width // self.groups)).transpose(1, 2)
         y = self.reduce_layers(parts.flatten(1, 3))  # (B, S d, *space)
         if self.conv_axis == "feature":
-            fused = self.over_features(y.movedim(1, -1)).movedim((-2, -1), (2, 3))
+            fused = self.over_features(y.movedim(1, -1)).movedim((-2, -1), (2, 3)).unbind()
         else:
-            fused = torch.stack(self.fuse([self._branch(y, b) for b in range(self.branches)]))
-            fused = fused.unflatten(2, (self.stacks, self.width))
-        fused = fused.movedim(0, 2).flatten(1, 3)  # (K, B, S, d, *space) -> (B, S K d, *space)
-        out = self.expand(self.branch_layers(fused))
+            branches = self.fuse([self._branch(y, b) for b in range(self.branches)])
+            fused = [branch.unflatten(1, (self.stacks, self.width)) for branch in branches]
+        concatenated = torch.cat(fused, dim=2).flatten(1, 2)  # K of (B, S, d, *space) -> (B, S K d, *space)
+        out = self.expand(self.branch_layers(concatenated))
         out = out.unflatten(1, (self.stacks, -1))[:, :, : self.out_channels].flatten(1, 2)
         out = self.expand_layers(out)
         return self.activation(out + x if self.residual else out)
@@ -315,6 +318,9 @@ class StridedEESP(nn.Module):
         device: where the parameters live.
         dtype: type of the parameters.
         options: any further option of :class:`EESP`.
+
+    Shape:
+        input (B, M, *space), image (B, C, *larger space), output (B, N, *space / 2), halves rounded up.
 
     Raises:
         ValueError: ``out_channels`` not above ``in_channels``, or an image that never matches.

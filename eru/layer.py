@@ -50,6 +50,9 @@ class ERU(nn.Module):
     Raises:
         ValueError: options that do not fit, an input, a state or lengths of the wrong shape.
 
+    Source:
+        ESPNetv2, section 4.4 (arXiv 1811.11431).
+
     Example:
         >>> rnn = ERU(10, 20, num_layers=2)
         >>> output, (h_n, c_n) = rnn(torch.zeros(5, 3, 10))
@@ -176,8 +179,17 @@ class ERU(nn.Module):
     ) -> tuple[Tensor | PackedSequence, State]:
         """Run the sequence; ``hx`` defaults to zeros.
 
-        ``lengths`` (B,), each from 1 to T, are where padded sequences end: the state is taken there, the reverse
-        direction starts there, and outputs behind are zero. A ``PackedSequence`` brings its own.
+        Args:
+            input: the sequence, see Shape above.
+            hx: the state before it, (h, c) or (h, c, window).
+            lengths: (B,), each from 1 to T, where padded sequences end: the state is taken there, the reverse direction
+                starts there, and outputs behind are zero. A ``PackedSequence`` brings its own.
+
+        Returns:
+            The outputs and the state after them.
+
+        Raises:
+            ValueError: an input, a state or lengths of the wrong shape.
         """
         if isinstance(input, PackedSequence):
             if lengths is not None:

@@ -1,5 +1,6 @@
 """lm-train, lm-eval and lm-generate."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def lm_train(
         device=place,
         precision=precision,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes that torchrun starts, the first one speaks
     run = open_run(folder)
     if run.folder.weights_path.exists():
         say(f"sample: {generate_text(run, '', 60, temperature=0.8, seed=plan.seed)}")

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -79,8 +79,9 @@ def train(
 ) -> Result:
     """Train a language model into a run folder.
 
-    The schedule runs over the recipe's epochs; ``epochs`` and ``max_steps`` say where to stop, counted from the very
-    start of the run, so that a run stopped there and resumed equals one that was never stopped.
+    The schedule runs over the recipe's epochs (over ``epochs`` where a new run is given more); ``epochs`` and
+    ``max_steps`` say where to stop, counted from the very start of the run, so that a run stopped there and resumed
+    equals one that was never stopped.
 
     Args:
         recipe: what to do.
@@ -94,8 +95,8 @@ def train(
         quiet: show no progress.
 
     Raises:
-        ValueError: a corpus too small, a folder that does not fit, or a loss that is no longer finite (the last
-            checkpoint then stays as it is).
+        ValueError: a corpus too small, a folder that does not fit, more epochs than a resumed run's schedule has, or
+            a loss that is no longer finite (the last checkpoint then stays as it is).
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision={precision!r}: must be one of {', '.join(get_args(Precision))}")
@@ -104,8 +105,15 @@ def train(
             raise ValueError(f"{name}={limit}: must not be negative")
     ranks = Ranks.from_environment(device)
     try:
+        # A new run's schedule spans all the epochs that it is told to do; a resumed run keeps the schedule it has.
+        recipe = replace(recipe, epochs=max(recipe.epochs, epochs or 0))
         run, splits = start_run(out, recipe, corpus, precision, resume=resume, ranks=ranks)
         recipe = run.recipe
+        if epochs is not None and epochs > recipe.epochs and recipe.schedule != "constant" and recipe.floor == 0:
+            raise ValueError(
+                f"epochs={epochs}: this run's learning rate ends at 0 after {recipe.epochs} epochs; "
+                f"start a new run to train longer"
+            )
         streams = Streams(splits["train"].ids, recipe.batch_size, ranks.rank, ranks.world_size)
         seed_everything(recipe.seed)
         model = run.build_model(ranks.device)

@@ -46,7 +46,7 @@ def lstm_scan(
         hidden_mask: factor on h before the recurrent product, (B, H or P), the same at every step; it gets no
             gradient.
         backend: ``"auto"`` picks the fastest that fits; ``"naive"`` is the oracle, ``"scan"`` one node for
-            ``torch.export``, ``"cpu"`` packed weights with an analytic backward.
+            ``torch.export``, ``"cpu"`` packed weights with an analytic backward (no forward mode, no torch.func).
 
     Returns:
         The hidden states (T, B, H or P), and the last (h, c).
@@ -90,7 +90,8 @@ def lstm_scan(
 
 
 def resolve_backend(backend: str, gates: Tensor) -> str:
-    """The path that runs: ``backend`` itself, or for ``"auto"`` the fastest that fits the device and the length.
+    """The path that runs: ``backend`` itself, or for ``"auto"`` the fastest that fits the device, the length and the
+    transforms at work.
 
     Raises:
         ValueError: an unknown backend.

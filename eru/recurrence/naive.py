@@ -12,7 +12,7 @@ def lstm_step(
     weight_hr: Tensor | None = None,
     hidden_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step: gates (B, 4H), h (B, H or P), c (B, H) -> the next h and c. Cells are kept in at least float32."""
+    """One step: gates (B, 4H), h (B, H or P), c (B, H) -> the next h and c, the cells in the type of c."""
     recurrent = h if hidden_mask is None else h * hidden_mask
     i, f, g, o = (gates + recurrent @ weight_hh.t()).to(c.dtype).chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()

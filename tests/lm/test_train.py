@@ -296,6 +296,21 @@ def test_the_schedule_does_not_depend_on_the_stop(whole, corpus, tmp_path):
             assert math.isclose(rates[step], recipe.learning_rate * factor, rel_tol=1e-9)
 
 
+def test_a_new_runs_schedule_spans_all_the_epochs_it_is_told_to_do(corpus, tmp_path):
+    train(tiny(**COSINE), corpus, tmp_path / "told", epochs=4, quiet=True)
+    train(tiny(**{**COSINE, "epochs": 4}), corpus, tmp_path / "recipe", quiet=True)
+    assert_same_run(tmp_path / "told", tmp_path / "recipe")
+
+
+def test_a_resumed_run_is_not_trained_at_rate_zero(whole, corpus):
+    recipe, folder = whole
+    if recipe.schedule == "cosine":
+        before = contents(folder)
+        with pytest.raises(ValueError, match=r"epochs=9: .* after 3 epochs"):
+            train(recipe, corpus, folder, resume=True, epochs=9, quiet=True)
+        assert contents(folder) == before
+
+
 def watch_steps(monkeypatch, watch):
     """Call ``watch(training, length)`` after every step."""
     step = train_module._step
