@@ -182,8 +182,8 @@ class ERU(nn.Module):
         Args:
             input: the sequence, see Shape above.
             hx: the state before it, (h, c) or (h, c, window).
-            lengths: (B,), each from 1 to T, where padded sequences end: the state is taken there, the reverse direction
-                starts there, and outputs behind are zero. A ``PackedSequence`` brings its own.
+            lengths: (B,), each from 1 to T, where padded sequences end: the state is taken there, the reverse
+                direction starts there, and outputs behind are zero. A ``PackedSequence`` brings its own.
 
         Returns:
             The outputs and the state after them.

@@ -90,8 +90,9 @@ def lstm_scan(
 
 
 def resolve_backend(backend: str, gates: Tensor) -> str:
-    """The path that runs: ``backend`` itself, or for ``"auto"`` the fastest that fits the device, the length and the
-    transforms at work.
+    """The path that runs: ``backend`` itself, or for ``"auto"`` the fastest that fits the device and the length.
+
+    One step, another device and the transforms of torch.func take the loop, and an export takes the scan.
 
     Raises:
         ValueError: an unknown backend.

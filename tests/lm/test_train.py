@@ -51,7 +51,7 @@ COSINE = {"layer_dropout": 0.3, "epochs": 3, "checkpoint_every": 5}
 AVERAGED = {
     "optimizer": "sgd",
     "schedule": "constant",
-    "learning_rate": 5.0,
+    "learning_rate": 0.3,
     "averaging": True,
     "nonmonotone_interval": 1,
     "epochs": 5,
