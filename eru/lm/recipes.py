@@ -134,7 +134,7 @@ def small() -> Recipe:
         input_dropout=0.25,
         layer_dropout=0.25,
         output_dropout=0.35,
-        epochs=4,
+        epochs=3,
         batch_size=20,
         bptt=35,
         learning_rate=4e-3,

@@ -227,6 +227,20 @@ def test_killed_at_any_moment_of_any_writing_it_resumes(corpus, tmp_path, monkey
     assert kills > 15
 
 
+def test_killed_before_the_last_validation_it_is_not_finished(corpus, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise Killed
+
+    recipe = tiny(checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "evaluate", killed)
+        with pytest.raises(Killed):
+            train(recipe, corpus, tmp_path / "run", max_steps=4, quiet=True)
+    result = train(recipe, corpus, tmp_path / "run", resume=True, max_steps=4, quiet=True)
+    assert math.isfinite(result.valid_perplexity)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_a_process_killed_by_a_signal_resumes(corpus, tmp_path):
     recipe = tiny(checkpoint_every=2, epochs=40)
