@@ -384,6 +384,25 @@ def test_unit_variance_passes_through_at_initialisation(m, n, ndim, fusion):
     assert 0.4 < sum(stds) / len(stds) < 2.5
 
 
+@pytest.mark.parametrize(
+    ("options", "here", "stds"),
+    [
+        ({}, 1, (1, 2**-0.5, 3**-0.5, 0.5)),
+        ({"kernel_size": 5}, 2, (1, 2**-0.5, 3**-0.5, 0.5)),
+        ({"causal": True}, 2, (1, 2**-0.5, 3**-0.5, 0.5)),
+        ({"conv_axis": "feature"}, 1, (1, 2**-0.5, 3**-0.5, 0.5)),
+        ({"fusion": False}, 1, (1, 1, 1, 1)),
+    ],
+    ids=str,
+)
+def test_only_the_current_tap_starts_nonzero_and_falls_with_the_branch(options, here, stds):
+    torch.manual_seed(0)
+    taps = EESP(16, 16, ndim=1, stacks=256, **options).branch_weight.detach().squeeze(2)  # (K, channels, taps)
+    assert taps[..., here].std(dim=1).tolist() == pytest.approx(stds, rel=0.1)
+    taps[..., here] = 0
+    assert not taps.any()
+
+
 # --- down-sampling
 
 
