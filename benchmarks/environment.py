@@ -22,10 +22,10 @@ def _processor() -> str:
     return platform.processor()
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
     """Device, versions, threads and command of this process."""
     return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -33,9 +33,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_result(name: str, result: dict[str, Any]) -> Path:
+def write_result(name: str, result: dict[str, Any], device: str = "cpu") -> Path:
     """Write benchmarks/results/<name>.json."""
     path = RESULTS / f"{name}.json"
     with atomic_write(path) as file:
-        file.write(json.dumps({"environment": environment(), **result}, indent=2) + "\n")
+        file.write(json.dumps({"environment": environment(device), **result}, indent=2) + "\n")
     return path

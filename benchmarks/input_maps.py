@@ -56,12 +56,13 @@ def main() -> None:
     for form in FORMS:
         if (args.out / form / "metrics.jsonl").exists():
             run = open_run(args.out / form)
-            epochs = [record for record in run.folder.metrics() if record["event"] == "epoch"]
+            # A run killed just after an epoch's record has that record twice; the later one counts.
+            epochs = {record["epoch"]: record for record in run.folder.metrics() if record["event"] == "epoch"}
             parameters = sum(p.numel() for p in run.build_model().parameters())
-            perplexities = [round(math.exp(record["valid_loss"]), 2) for record in epochs]
+            perplexities = [round(math.exp(record["valid_loss"]), 2) for record in epochs.values()]
             rows.append({"form": form, "parameters": parameters, "valid_perplexity": perplexities})
             print(f"{form:10s} {parameters:>10,d}", *perplexities)
-    write_result("input_maps", {"recipe": COMMON, "seed": 1, "precision": args.precision, "rows": rows})
+    write_result("input_maps", {"recipe": COMMON, "seed": 1, "precision": args.precision, "rows": rows}, args.device)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/small.py --data ptb --data-dir FOLDER [--cells eru,lstm]
     python benchmarks/small.py --data stdlib
 
-Each model is a run folder below --out, resumed where it stopped; the table is made from all that are there.
+Each model is a run folder below --out, resumed where it stopped, and a file small_<data>_<cell>.json of results.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def measure(cell: str, corpus: Corpus, folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure the cells asked for and write benchmarks/results/small_<data>.json."""
+    """Measure the cells asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="stdlib", choices=["stdlib", "ptb"])
     parser.add_argument("--data-dir")
@@ -37,13 +37,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/small"))
     args = parser.parse_args()
     corpus = load_corpus(args.data, args.data_dir)
-    rows = [measure(cell, corpus, args.out / f"{args.data}-{cell}") for cell in args.cells.split(",")]
-    for row in rows:
+    for cell in args.cells.split(","):
+        row = measure(cell, corpus, args.out / f"{args.data}-{cell}")
         print(
             f"{row['cell']:6s}{row['parameters']:>12,d}  valid {row['exact_valid_perplexity']}  "
             f"test {row['exact_test_perplexity']}  {row['tokens_per_second']:,.0f} tokens/s"
         )
-    write_result(f"small_{args.data}", {"seed": 1, "rows": rows})
+        write_result(f"small_{args.data}_{cell}", {"seed": 1, **row})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ Convolution = Literal["depthwise-dilated", "depthwise", "dilated"]
 CONVOLUTIONS = ("depthwise-dilated", "depthwise", "dilated")
 
 _conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_avg_pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def dilations(branches: int = 4, receptive_field: int | None = None, kernel_size: int = 3) -> tuple[int, ...]:
@@ -97,6 +96,26 @@ def fit_sizes(
     return branches, groups, groups, out_channels // branches
 
 
+def _check_options(
+    ndim: int, kernel_size: int, stride: int, stacks: int, conv_axis: str, causal: bool, convolution: str
+) -> None:
+    if ndim not in _conv:
+        raise ValueError(f"ndim={ndim}: must be 1, 2 or 3")
+    if convolution not in CONVOLUTIONS:
+        raise ValueError(f"convolution={convolution!r}: must be one of {', '.join(CONVOLUTIONS)}")
+    if conv_axis not in ("space", "feature"):
+        raise ValueError(f"conv_axis={conv_axis!r}: must be 'space' or 'feature'")
+    if causal and (ndim != 1 or conv_axis == "feature"):
+        raise ValueError(f"causal={causal} needs ndim=1 and conv_axis='space', not {ndim} and {conv_axis!r}")
+    for name, value in (("stride", stride), ("stacks", stacks)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    if kernel_size < 1 or (kernel_size % 2 == 0 and not causal):
+        raise ValueError(f"kernel_size={kernel_size}: must be odd and at least 1")
+    if conv_axis == "feature" and (stride > 1 or convolution == "dilated"):
+        raise ValueError("conv_axis='feature' takes neither a stride nor standard convolutions")
+
+
 class EESP(nn.Module):
     r"""EESP unit in ``ndim`` dimensions, or ``stacks`` of them over one input.
 
@@ -168,21 +187,7 @@ class EESP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if ndim not in _conv:
-            raise ValueError(f"ndim={ndim}: must be 1, 2 or 3")
-        if convolution not in CONVOLUTIONS:
-            raise ValueError(f"convolution={convolution!r}: must be one of {', '.join(CONVOLUTIONS)}")
-        if conv_axis not in ("space", "feature"):
-            raise ValueError(f"conv_axis={conv_axis!r}: must be 'space' or 'feature'")
-        if causal and (ndim != 1 or conv_axis == "feature"):
-            raise ValueError(f"causal={causal} needs ndim=1 and conv_axis='space', not {ndim} and {conv_axis!r}")
-        for name, value in (("stride", stride), ("stacks", stacks)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        if kernel_size < 1 or (kernel_size % 2 == 0 and not causal):
-            raise ValueError(f"kernel_size={kernel_size}: must be odd and at least 1")
-        if conv_axis == "feature" and (stride > 1 or convolution == "dilated"):
-            raise ValueError("conv_axis='feature' takes neither a stride nor standard convolutions")
+        _check_options(ndim, kernel_size, stride, stacks, conv_axis, causal, convolution)
         self.branches, self.groups, self.expand_groups, self.width = fit_sizes(
             in_channels, out_channels, branches, groups
         )
@@ -298,97 +303,6 @@ class EESP(nn.Module):
             f"{self.in_channels}, {self.out_channels}, ndim={self.ndim}, branches={self.branches}, "
             f"groups={self.groups}, dilations={self.dilations}, stacks={self.stacks}, axis={self.conv_axis}"
         )
-
-
-class StridedEESP(nn.Module):
-    r"""Down-sampling by two: average pooling beside a strided EESP, and a long-range shortcut to the input.
-
-    .. math::
-        z = \phi([\mathrm{pool}(x), \mathrm{EESP}_{/2}(x)] + \mathrm{shortcut}(\mathrm{image}))
-
-    The image is pooled until its size matches, then passes a 3-convolution and a point-wise one (Fig. 2 of the paper).
-
-    Args:
-        in_channels: M.
-        out_channels: N > M; the EESP contributes N - M channels.
-        ndim: 1, 2 or 3.
-        shortcut_channels: channels of the image; ``None`` builds no shortcut (an ablation of Table 6).
-        norm: as for :class:`EESP`.
-        activation: as for :class:`EESP`.
-        device: where the parameters live.
-        dtype: type of the parameters.
-        options: any further option of :class:`EESP`.
-
-    Shape:
-        input (B, M, *space), image (B, C, *larger space), output (B, N, *space / 2), halves rounded up.
-
-    Raises:
-        ValueError: ``out_channels`` not above ``in_channels``, or an image that never matches.
-
-    Example:
-        >>> down = StridedEESP(16, 32, ndim=2, shortcut_channels=3)
-        >>> down(torch.zeros(1, 16, 33, 24), torch.zeros(1, 3, 65, 48)).shape
-        torch.Size([1, 32, 17, 12])
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        ndim: int,
-        shortcut_channels: int | None = None,
-        norm: Layer | None = None,
-        activation: Layer | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        if out_channels <= in_channels:
-            raise ValueError(f"out_channels={out_channels}: must be above in_channels={in_channels}")
-        self.ndim = ndim
-        self.eesp = EESP(
-            in_channels,
-            out_channels - in_channels,
-            ndim=ndim,
-            stride=2,
-            norm=norm,
-            activation=activation,
-            **options,
-            device=device,
-            dtype=dtype,
-        )
-        self.shortcut = None
-        if shortcut_channels is not None:
-            conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[ndim - 1]
-            layers = [
-                conv(shortcut_channels, shortcut_channels, 3, padding=1, bias=False),
-                *(layer(shortcut_channels) for layer in (norm, activation) if layer is not None),
-                conv(shortcut_channels, out_channels, 1, bias=False),
-                *([norm(out_channels)] if norm is not None else []),
-            ]
-            self.shortcut = nn.Sequential(*layers).to(device=device, dtype=dtype)
-        last = nn.Identity() if activation is None else activation(out_channels)
-        self.activation = last.to(device=device, dtype=dtype)
-
-    def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Halve (B, M, *space); ``image`` (B, C, *larger space) feeds the shortcut."""
-        halve = partial(_avg_pool[self.ndim], kernel_size=3, stride=2, padding=1)
-        out = torch.cat([halve(x), self.eesp(x)], dim=1)
-        if self.shortcut is not None:
-            if image is None:
-                raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
-            size = out.shape[2:]
-            if image.dim() != out.dim():
-                raise ValueError(f"image of shape {tuple(image.shape)}: expected {out.dim()} dimensions")
-            pooled = image
-            while any(have > want for have, want in zip(pooled.shape[2:], size, strict=True)):
-                pooled = halve(pooled)
-            if pooled.shape[2:] != size:
-                raise ValueError(f"image: halving it never gives the size {tuple(size)} of this level")
-            out = out + self.shortcut(pooled)
-        return self.activation(out)
 
 
 class EESP1d(EESP):

@@ -1,6 +1,5 @@
 """lm-train, lm-eval and lm-generate."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from eru.lm.generate import generate_text
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
 from eru.lm.run import LanguageModelRun, open_run
 from eru.lm.train import train
-from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say
+from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say, speaks
 
 
 def _default_recipe(place: str) -> str:
@@ -31,7 +30,7 @@ def _default_recipe(place: str) -> str:
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="By default small on a CPU, paper-15m on a GPU.")
 @click.option("--out", metavar="FOLDER", help="The run folder; by default runs/<data>-<recipe>.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start if there is none.")
-@click.option("--epochs", type=int, help="Total epochs, at most; the recipe's by default.")
+@click.option("--epochs", type=int, help="Total epochs; the recipe's by default.")
 @click.option("--max-steps", type=int, help="Total steps, at most.")
 @device
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the products.")
@@ -71,8 +70,8 @@ def lm_train(
         device=place,
         precision=precision,
     )
-    if os.environ.get("RANK", "0") != "0":
-        return  # of the processes that torchrun starts, the first one speaks
+    if not speaks():
+        return
     run = open_run(folder)
     if run.folder.weights_path.exists():
         say(f"sample: {generate_text(run, '', 60, temperature=0.8, seed=plan.seed)}")

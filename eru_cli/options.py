@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -31,9 +32,15 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def speaks() -> bool:
+    """Whether this process tells the user anything: of those that torchrun starts, the first one does."""
+    return int(os.environ.get("WORLD_SIZE", "1")) <= 1 or os.environ.get("RANK") == "0"
+
+
 def say(text: str) -> None:
     """Tell the user something that is not the answer."""
-    click.echo(text, err=True)
+    if speaks():
+        click.echo(text, err=True)
 
 
 def answer(fields: Mapping[str, Any], as_json: bool, text: str) -> None:

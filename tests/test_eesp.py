@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eru.eesp import EESP, EESP1d, EESP2d, EESP3d, StridedEESP, dilations, fit_sizes, receptive_field_limit
+from eru.eesp import EESP, EESP1d, EESP2d, EESP3d, dilations, fit_sizes, receptive_field_limit
 from eru.esp import EESPA, ESP
+from eru.strided import StridedEESP
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}

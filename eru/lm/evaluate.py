@@ -31,11 +31,21 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
-        return math.exp(self.loss)
+        return perplexity_of(self.loss)
 
     def bits_per_byte(self, text_bytes: int) -> float:
         """All bits spent, over the bytes of the text in UTF-8: comparable between tokenizers."""
         return self.loss * self.tokens / math.log(2) / text_bytes
+
+
+def perplexity_of(loss: float) -> float:
+    """exp(loss), infinite where that is too large or the loss is not known.
+
+    Example:
+        >>> perplexity_of(0.0), perplexity_of(1e4), perplexity_of(float("nan"))
+        (1.0, inf, inf)
+    """
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 @torch.no_grad()
@@ -123,7 +133,7 @@ def evaluate_run(run: LanguageModelRun, corpus: Corpus, split: str, *, device: s
         split=split,
         tokens=found.tokens,
         perplexity=found.perplexity,
-        word_perplexity=math.exp(found.loss * found.tokens / words),
+        word_perplexity=perplexity_of(found.loss * found.tokens / words),
         bits_per_byte=found.bits_per_byte(tokens.bytes),
         unknown_rate=tokens.unknown_rate,
     )

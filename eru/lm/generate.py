@@ -102,7 +102,10 @@ def generate_text(
         ValueError: a number out of range, or no weights yet.
     """
     tokenizer = run.tokenizer
-    start = tokenizer.encode(prompt)
+    first, *more = prompt.split("\n")
+    start = tokenizer.encode(first)
+    for line in more:
+        start += [tokenizer.eos, *tokenizer.encode(line)]
     banned = () if tokenizer.unknown is None else (tokenizer.unknown,)
     made = generate(
         run.load_model(device),

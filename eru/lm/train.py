@@ -14,7 +14,7 @@ from eru.lm.batches import Streams
 from eru.lm.card import model_card
 from eru.lm.checkpoint import Training
 from eru.lm.corpus import Corpus
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluate import evaluate, perplexity_of
 from eru.lm.job import Job, Precision
 from eru.lm.model import Features, LanguageModel, detach
 from eru.lm.ngram import bigram_perplexity, unigram_perplexity
@@ -108,6 +108,8 @@ def train(
         # A new run's schedule spans all the epochs that it is told to do; a resumed run keeps the schedule it has.
         recipe = replace(recipe, epochs=max(recipe.epochs, epochs or 0))
         run, splits = start_run(out, recipe, corpus, precision, resume=resume, ranks=ranks)
+        if recipe.epochs != run.recipe.epochs and not quiet:
+            print(f"this run keeps its schedule of {run.recipe.epochs} epochs", file=sys.stderr)
         recipe = run.recipe
         if epochs is not None and epochs > recipe.epochs and recipe.schedule != "constant" and recipe.floor == 0:
             raise ValueError(
@@ -137,7 +139,7 @@ def train(
 
         result = _result(run, corpus, splits, training, ranks)
         if not quiet and position.step and not run.folder.curve_path.exists():
-            print("no curve.png: it needs matplotlib (pip install 'eru[plots]')", file=sys.stderr)
+            print("no curve.png: it needs matplotlib", file=sys.stderr)
         if ranks.is_main:
             run.folder.write_card(model_card(recipe, corpus.name, asdict(result), run.folder.config["versions"]))
         return result
@@ -272,8 +274,8 @@ def _end_epoch(job: Job, training: Training, complete: bool, progress: Progress)
             }
         )
     progress.end_epoch(
-        f"epoch {position.epoch}, step {position.step}, training perplexity {_exp(train_loss):.2f}, "
-        f"validation perplexity {_exp(loss):.2f}"
+        f"epoch {position.epoch}, step {position.step}, training perplexity {perplexity_of(train_loss):.2f}, "
+        f"validation perplexity {perplexity_of(loss):.2f}"
     )
 
 
@@ -295,15 +297,10 @@ def _result(
         steps=position.step,
         train_tokens=len(ids),
         fingerprint=corpus.fingerprint,
-        train_perplexity=_exp(ranks.mean(position.running_loss)),
-        valid_perplexity=_exp(position.best),
+        train_perplexity=perplexity_of(ranks.mean(position.running_loss)),
+        valid_perplexity=perplexity_of(position.best),
         unigram_perplexity=unigram_perplexity(ids, valid, vocabulary),
         bigram_perplexity=bigram_perplexity(ids, valid, vocabulary),
         unknown_rate=splits["valid"].unknown_rate,
         tokens_per_second=position.rate * ranks.world_size,
     )
-
-
-def _exp(loss: float) -> float:
-    """Perplexity of a loss; infinite where it is not known."""
-    return math.exp(loss) if loss < 700 else math.inf

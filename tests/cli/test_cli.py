@@ -14,6 +14,7 @@ import eru
 from eru.lm.recipes import RECIPES, build_model, make_recipe
 from eru.lm.run import open_run
 from eru_cli import main
+from eru_cli.options import speaks
 
 ROOT = Path(__file__).parents[2]
 SURFACE = {
@@ -339,3 +340,16 @@ def test_the_program_fails_with_one_line(tmp_path):
     done = command_line("lm-train", "--data", tmp_path / "nowhere", "--recipe=small")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"Error: unknown corpus '.*nowhere'.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("world", "rank", "expected"),
+    [(None, None, True), (None, "1", True), ("1", "1", True), ("2", "0", True), ("2", "1", False)],
+)
+def test_of_several_processes_the_first_one_speaks(monkeypatch, world, rank, expected):
+    for name, value in (("WORLD_SIZE", world), ("RANK", rank)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert speaks() is expected

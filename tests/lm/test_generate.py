@@ -160,3 +160,8 @@ def test_text_continues_its_prompt_without_the_unknown_word(make_corpus, tmp_pat
     tokenizer = run.tokenizer
     made = generate(run.load_model(), [tokenizer.eos], 5, temperature=0, banned=[tokenizer.unknown])
     assert generate_text(run, "", 5, temperature=0) == tokenizer.decode(made)
+    several = [tokenizer.eos, *tokenizer.encode("a rose"), tokenizer.eos, *tokenizer.encode("is")]
+    made = generate(run.load_model(), several, 2, temperature=0, banned=[tokenizer.unknown])
+    text = generate_text(run, "a rose\nis", 2, temperature=0)
+    assert text == tokenizer.decode([*several[1:], *made])
+    assert text.startswith("a rose\nis")
