@@ -133,7 +133,8 @@ class EESP(nn.Module):
         out_channels: N of each stack.
         ndim: 1, 2 or 3.
         kernel_size: taps of a branch along each axis; odd unless ``causal``.
-        stride: of the branches; above 1 there is neither residual nor last activation (see :class:`StridedEESP`).
+        stride: of the branches; above 1 there is no residual, and the last activation is held, frozen, but not applied
+            (see :class:`StridedEESP`).
         branches: K; by default 4, see :func:`fit_sizes`.
         groups: of reduce and expand; by default chosen to fit any channel counts.
         receptive_field: limit on what a branch may see, see :func:`dilations`.
@@ -218,9 +219,9 @@ class EESP(nn.Module):
         self.reduce_layers = layers(stacks * self.width)
         self.branch_layers = layers(stacks * self.branches * self.width)
         self.expand_layers = layers(stacks * out_channels, last=False)
-        self.activation = nn.Identity()
-        if activation is not None and stride == 1:
-            self.activation = activation(stacks * out_channels).to(device=device, dtype=dtype)
+        last = nn.Identity() if activation is None else activation(stacks * out_channels)
+        # Of a strided unit it is never applied, but the published models hold it and the paper counts it.
+        self.activation = last.to(device=device, dtype=dtype).requires_grad_(stride == 1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -250,14 +251,17 @@ class EESP(nn.Module):
         parts = reduced.unflatten(1, (self.groups, self.stacks, self.width // self.groups)).transpose(1, 2)
         y = self.reduce_layers(parts.flatten(1, 3))  # (B, S d, *space)
         if self.conv_axis == "feature":
-            fused = self.over_features(y.movedim(1, -1)).movedim((-2, -1), (2, 3)).unbind()
+            fused = self.over_features(y.movedim(1, -1))  # (K, B, *space, S, d)
+            concatenated = fused.movedim((-2, 0, -1), (1, 2, 3)).flatten(1, 3)
         else:
             branches = self.fuse([self._branch(y, b) for b in range(self.branches)])
-            fused = [branch.unflatten(1, (self.stacks, self.width)) for branch in branches]
-        concatenated = torch.cat(fused, dim=2).flatten(1, 2)  # K of (B, S, d, *space) -> (B, S K d, *space)
+            stacks = zip(*(branch.chunk(self.stacks, dim=1) for branch in branches), strict=True)
+            concatenated = torch.cat([part for stack in stacks for part in stack], dim=1)  # (B, S K d, *space)
         out = self.expand(self.branch_layers(concatenated))
         out = out.unflatten(1, (self.stacks, -1))[:, :, : self.out_channels].flatten(1, 2)
         out = self.expand_layers(out)
+        if self.stride > 1:
+            return out
         return self.activation(out + x if self.residual else out)
 
     def _branch(self, y: Tensor, b: int) -> Tensor:

@@ -85,12 +85,10 @@ class StridedEESP(nn.Module):
         self.activation = last.to(device=device, dtype=dtype)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Halve (B, M, *space); ``image`` (B, C, *larger space) feeds the shortcut."""
+        """Halve (B, M, *space); ``image`` (B, C, *as large or larger space) feeds the shortcut, if given."""
         halve = partial(_avg_pool[self.ndim], kernel_size=3, stride=2, padding=1)
         out = torch.cat([halve(x), self.eesp(x)], dim=1)
-        if self.shortcut is not None:
-            if image is None:
-                raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
+        if self.shortcut is not None and image is not None:
             size = out.shape[2:]
             if image.dim() != out.dim():
                 raise ValueError(f"image of shape {tuple(image.shape)}: expected {out.dim()} dimensions")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eru.lm.cache import cache_dir as cache_dir
+from eru.cache import cache_dir as cache_dir
 from eru.lm.ptb import ptb_files
 from eru.lm.stdlib import stdlib_files
 

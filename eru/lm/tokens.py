@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eru.lm.cache import cache_dir, new_folder
+from eru.cache import cache_dir, new_folder
 from eru.lm.corpus import SPLITS, Corpus
 from eru.lm.tokenizer import Tokenizer
 

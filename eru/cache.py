@@ -1,15 +1,18 @@
-"""The user's cache folder, and folders in it that are there whole or not at all."""
+"""The user's cache folder, folders in it that are there whole or not at all, and what is downloaded into it."""
 
+import http.client
 import os
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+_TIMEOUT = 30.0  # seconds
 
 def cache_dir() -> Path:
-    """Where corpora and token files are kept: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``.
+    """Where what is made or fetched once is kept: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``.
 
     Example:
         >>> from unittest.mock import patch
@@ -66,3 +69,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def download(url: str, *, limit: int) -> bytes:
+    """Fetch a small file.
+
+    Args:
+        url: Where it is.
+        limit: Bytes at most, so that no server fills the memory.
+
+    Raises:
+        OSError: The server cannot be reached, refuses, or breaks off.
+        ValueError: The file is larger than ``limit``.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            data = answer.read(limit + 1)
+    except http.client.HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    if len(data) > limit:
+        raise ValueError(f"{url}: larger than {limit:,} bytes")
+    return data

@@ -1,0 +1,223 @@
+"""The ESPNetv2 backbone: five levels, each half the size of the one before."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from eru.eesp import EESP, Convolution
+from eru.strided import StridedEESP
+from vision.layers import ConvNormAct, init_weights
+
+WIDTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
+LEVELS = 5
+SMALLEST_SIDE = 32
+_REPEATS = {3: 3, 4: 7, 5: 3}
+_DOWN_LIMITS = {2: 13, 3: 11, 4: 9, 5: 7}
+_UNIT_LIMITS = {3: 9, 4: 7, 5: 5}
+
+
+def channels(width: float) -> tuple[int, ...]:
+    """Channels of the five levels, and of the map that a classifier pools (Table 2).
+
+    The base is 32 times the width, rounded up to a multiple of 8; what the paper's division into branches and groups
+    does not fit is fitted by :func:`eru.eesp.fit_sizes`.
+
+    Args:
+        width: above 0; the paper's s.
+
+    Raises:
+        ValueError: another width.
+
+    Example:
+        >>> channels(0.5), channels(2.0)
+        ((16, 32, 64, 128, 256, 1024), (32, 128, 256, 512, 1024, 1280))
+    """
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < math.inf:
+        raise ValueError(f"width={width!r}: must be a number above 0, such as {', '.join(map(str, WIDTHS))}")
+    base = 8 * math.ceil(max(1, int(32 * width)) / 8)
+    return (min(32, base), *(base * 2**level for level in range(1, LEVELS)), 1024 if width <= 1.5 else 1280)
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """What the maps of a backbone are: a list of ``{"num_chs", "reduction", "module"}``, as in timm.
+
+    Example:
+        >>> ESPNetv2(0.5, device="meta").feature_info.channels((1, 3))
+        [32, 128]
+    """
+
+    def channels(self, indices: Sequence[int] | None = None) -> list[int]:
+        """Channels of the maps."""
+        return [self[i]["num_chs"] for i in (range(len(self)) if indices is None else indices)]
+
+    def reduction(self, indices: Sequence[int] | None = None) -> list[int]:
+        """How many times smaller than the image the maps are."""
+        return [self[i]["reduction"] for i in (range(len(self)) if indices is None else indices)]
+
+    def module_name(self, indices: Sequence[int] | None = None) -> list[str]:
+        """Which part of the backbone gives each map."""
+        return [self[i]["module"] for i in (range(len(self)) if indices is None else indices)]
+
+
+class Level(nn.Module):
+    """One level: a strided unit that sees the image again, then units that keep the size."""
+
+    def __init__(self, down: StridedEESP, units: Sequence[nn.Module], feeds_image: bool) -> None:
+        super().__init__()
+        self.down = down
+        self.units = nn.Sequential(*units)
+        self.feeds_image = feeds_image
+        if down.shortcut is not None:
+            down.shortcut.requires_grad_(feeds_image)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """Halve (N, M, H, W); ``image`` is already as large as the result."""
+        return self.units(self.down(x, image if self.feeds_image else None))
+
+
+class ESPNetv2(nn.Module):
+    """The ESPNetv2 backbone (Table 2), giving the feature maps of its levels.
+
+    Args:
+        width: the paper's s: 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, or 3.0 of Fig. 3c, or any other number above 0.
+        in_channels: of the image.
+        depth: levels built, 1 to 5.
+        out_indices: which maps :meth:`forward` gives, 0 to ``depth`` - 1 (negative ones count from the end); all by
+            default.
+        image_levels: levels whose strided unit is fed the image. Level 5 of the published classifiers is not, of the
+            detectors it is; where it is not, the shortcut is held (it is published, and the paper counts it), frozen.
+        convolution: of the branches; ablation of Table 5, see :class:`eru.eesp.EESP`.
+        fusion: hierarchical feature fusion; ablation of Table 6.
+        shortcut: build the long-range shortcuts to the image; ablation of Table 6.
+        device: where the parameters live.
+        dtype: type of the parameters.
+
+    Shape:
+        image (N, in_channels, H, W), H and W at least 32; maps of H / 2, H / 4, ... H / 32, rounded up.
+
+    Raises:
+        ValueError: options that do not fit, or an image that is too small or has other channels.
+
+    Source:
+        ESPNetv2, section 3.3, Table 2.
+
+    Example:
+        >>> [tuple(m.shape[1:]) for m in ESPNetv2(1.0, out_indices=(1, 4))(torch.zeros(1, 3, 65, 97))]
+        [(64, 17, 25), (1024, 3, 4)]
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        in_channels: int = 3,
+        *,
+        depth: int = LEVELS,
+        out_indices: Sequence[int] | None = None,
+        image_levels: Sequence[int] = (2, 3, 4),
+        convolution: Convolution = "depthwise-dilated",
+        fusion: bool = True,
+        shortcut: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if depth not in range(1, LEVELS + 1):
+            raise ValueError(f"depth={depth}: must be 1 to {LEVELS}")
+        if in_channels < 1:
+            raise ValueError(f"in_channels={in_channels}: must be at least 1")
+        self.width, self.in_channels, self.depth = width, in_channels, depth
+        self.out_indices = _resolve(range(depth) if out_indices is None else out_indices, depth)
+        self.checkpointing = False
+        sizes = channels(width)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {
+            "norm": nn.BatchNorm2d,
+            "activation": nn.PReLU,
+            "convolution": convolution,
+            "fusion": fusion,
+            **place,
+        }
+        self.level1 = ConvNormAct(in_channels, sizes[0], 3, stride=2, **place)
+        for level in range(2, depth + 1):
+            here = sizes[level - 1]
+            down = StridedEESP(
+                sizes[level - 2],
+                here,
+                ndim=2,
+                receptive_field=_DOWN_LIMITS[level],
+                shortcut_channels=in_channels if shortcut else None,
+                **options,
+            )
+            units: list[nn.Module] = [
+                EESP(here, here, ndim=2, receptive_field=_UNIT_LIMITS[level], **options)
+                for _ in range(_REPEATS.get(level, 0))
+            ]
+            if level == LEVELS:
+                units.append(ConvNormAct(here, here, 3, groups=here, **place))
+                units.append(ConvNormAct(here, sizes[-1], 1, groups=4, **place))
+            setattr(self, f"level{level}", Level(down, units, level in image_levels))
+        maps = [*sizes[: LEVELS - 1], sizes[-1]][:depth]
+        self.feature_info = FeatureInfo(
+            {"num_chs": size, "reduction": 2 ** (i + 1), "module": f"level{i + 1}"} for i, size in enumerate(maps)
+        )
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The maps of ``out_indices``, in their order."""
+        maps = self.forward_levels(x, 1 + max(self.out_indices))
+        return [maps[i] for i in self.out_indices]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The map of the last level."""
+        return self.forward_levels(x, self.depth)[-1]
+
+    def forward_levels(self, x: Tensor, depth: int) -> list[Tensor]:
+        """The maps of the first ``depth`` levels."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SMALLEST_SIDE:
+            raise ValueError(
+                f"image of shape {tuple(x.shape)}: expected (N, {self.in_channels}, H, W) "
+                f"with H and W at least {SMALLEST_SIDE}"
+            )
+        run = partial(checkpoint, use_reentrant=False) if self.checkpointing and self.training else _call
+        image = F.avg_pool2d(x, 3, 2, 1)
+        maps = [self.level1(x)]
+        for level in range(2, depth + 1):
+            image = F.avg_pool2d(image, 3, 2, 1)
+            maps.append(run(getattr(self, f"level{level}"), maps[-1], image))
+        return maps
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the levels' results for the backward pass and compute what is inside them again."""
+        self.checkpointing = enable
+
+
+class Network(nn.Module):
+    """A backbone with a head: what all whole models share."""
+
+    backbone: ESPNetv2
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """What the backbone's maps are."""
+        return self.backbone.feature_info
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See :meth:`ESPNetv2.set_grad_checkpointing`."""
+        self.backbone.set_grad_checkpointing(enable)
+
+
+def _call(function: nn.Module, *inputs: Tensor) -> Tensor:
+    return function(*inputs)
+
+
+def _resolve(indices: Sequence[int], depth: int) -> tuple[int, ...]:
+    wrong = [i for i in indices if not -depth <= i < depth]
+    if wrong or not indices:
+        raise ValueError(f"out_indices={tuple(indices)}: must name maps 0 to {depth - 1}")
+    return tuple(i % depth for i in indices)

@@ -1,0 +1,94 @@
+"""Classification: one label a picture, or several."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision.backbone import ESPNetv2, Network
+from vision.layers import init_weights
+
+
+class Classifier(Network):
+    """ESPNetv2 with a linear classifier on the average of its last map.
+
+    Args:
+        width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
+        num_classes: at least 1, or 0 for none: then the averaged features are the output.
+        in_channels: of the image.
+        multi_label: a picture may have several labels, or none: :meth:`probabilities` are independent.
+        dropout: on the averaged features.
+        device: where the parameters live.
+        dtype: type of the parameters.
+        options: of the backbone (ablations).
+
+    Shape:
+        image (N, in_channels, H, W), H and W at least 32; output (N, num_classes), logits.
+
+    Raises:
+        ValueError: options that do not fit, or an image that is too small or has other channels.
+
+    Source:
+        ESPNetv2, section 4.1, Table 2.
+
+    Example:
+        >>> model = Classifier(0.5, num_classes=10)
+        >>> model(torch.zeros(2, 3, 64, 48)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        multi_label: bool = False,
+        dropout: float = 0.2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.backbone = ESPNetv2(width, in_channels, **options, device=device, dtype=dtype)
+        self.num_features = self.backbone.feature_info[-1]["num_chs"]
+        self.multi_label = multi_label
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_classifier(num_classes, device=device, dtype=dtype)
+
+    def reset_classifier(
+        self, num_classes: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """A new classifier for other classes, where and as the backbone is unless told otherwise; 0 for none."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes}: must be at least 0")
+        like = next(self.backbone.parameters())
+        self.num_classes = num_classes
+        self.classifier: nn.Module = nn.Identity()
+        if num_classes:
+            self.classifier = nn.Linear(
+                self.num_features, num_classes, device=device or like.device, dtype=dtype or like.dtype
+            )
+            init_weights(self.classifier)
+
+    def get_classifier(self) -> nn.Module:
+        """The linear layer."""
+        return self.classifier
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The backbone's last map (N, num_features, H / 32, W / 32)."""
+        return self.backbone.forward_features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of a last map; with ``pre_logits`` what the classifier would see."""
+        pooled = self.dropout(self.pool(x).flatten(1))
+        return pooled if pre_logits else self.classifier(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the images."""
+        return self.forward_head(self.forward_features(x))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax over the classes; with ``multi_label`` the sigmoid of each."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)

@@ -1,0 +1,99 @@
+"""Semantic segmentation: a class for every pixel."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision.backbone import ESPNetv2, Network
+from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, norm_act, resize
+
+SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
+_PLANES = (64, 48, 32)
+
+
+class Segmenter(Network):
+    r"""ESPNetv2's first four levels, and a decoder of efficient pyramids.
+
+    .. math::
+        d_4 = P_4(e_4), \quad
+        d_l = P_l(\phi(\mathrm{up}(d_{l+1}) + W_l(e_l)))
+
+    with the levels' maps :math:`e_l`, efficient pyramids P, efficient point-wise convolutions W and normalisation with
+    PReLU :math:`\phi`; the last pyramid's logits are enlarged to the image's size.
+
+    Args:
+        width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
+        num_classes: at least 1 (one class: the logit of being foreground).
+        in_channels: of the image.
+        device: where the parameters live.
+        dtype: type of the parameters.
+        options: of the backbone (ablations).
+
+    Shape:
+        image (N, in_channels, H, W), H and W at least 32; output ``{"out": (N, num_classes, H, W)}``, logits, as
+        torchvision's models give them.
+
+    Raises:
+        ValueError: options that do not fit, or an image that is too small or has other channels.
+
+    Source:
+        ESPNetv2, section 4.2, and the authors' published networks.
+
+    Example:
+        >>> Segmenter(0.5, num_classes=5)(torch.zeros(2, 3, 65, 97))["out"].shape
+        torch.Size([2, 5, 65, 97])
+    """
+
+    def __init__(
+        self,
+        width: float = 2.0,
+        num_classes: int = 21,
+        in_channels: int = 3,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: must be at least 1")
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.backbone = ESPNetv2(width, in_channels, depth=4, **options, **place)
+        coarsest, *finer = reversed(self.backbone.feature_info.channels())
+        reduced = max(1, min(num_classes // 2, 16))
+        self.pyramids = nn.ModuleList(
+            EfficientPyramid(size, planes, reduced, SCALES, **place)
+            for size, planes in zip((coarsest, *_PLANES), _PLANES, strict=False)
+        )
+        self.pyramids.append(EfficientPyramid(_PLANES[-1], num_classes, reduced, SCALES, last=True, **place))
+        self.skips = nn.ModuleList(
+            EfficientPointwise(size, planes, **place) for size, planes in zip(finer, _PLANES, strict=True)
+        )
+        self.merges = nn.ModuleList(norm_act(planes, **place) for planes in _PLANES)
+        init_weights(self)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new last convolution for other classes; the decoder keeps its width."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: must be at least 1")
+        old = self.get_classifier()
+        self.num_classes = num_classes
+        self.pyramids[-1].expand = nn.Conv2d(
+            old.in_channels, num_classes, 1, device=old.weight.device, dtype=old.weight.dtype
+        )
+        init_weights(self.get_classifier())
+
+    def get_classifier(self) -> nn.Conv2d:
+        """The convolution that gives the logits."""
+        return self.pyramids[-1].expand
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits at the images' size."""
+        *finer, coarsest = self.backbone.forward_levels(x, 4)
+        decoded = self.pyramids[0](coarsest)
+        for i, encoded in enumerate(reversed(finer)):
+            merged = resize(decoded, encoded.shape[2:]) + self.skips[i](encoded)
+            decoded = self.pyramids[i + 1](self.merges[i](merged))
+        return {"out": resize(decoded, x.shape[2:])}
