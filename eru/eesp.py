@@ -208,7 +208,7 @@ class EESP(nn.Module):
         empty = partial(torch.empty, device=device, dtype=dtype)
         point = (1,) * ndim
         self.reduce_weight = nn.Parameter(empty(stacks * self.width, in_channels // self.groups, *point))
-        self.branch_weight = nn.Parameter(empty(self.branches, channels, 1 if depthwise else self.width, *taps))
+        self.branch_weight = nn.Parameter(empty(self.branches * channels, 1 if depthwise else self.width, *taps))
         fan_in = self.branches * self.width // self.expand_groups
         self.expand_weight = nn.Parameter(empty(stacks * self.expand_groups * share, fan_in, *point))
 
@@ -234,9 +234,9 @@ class EESP(nn.Module):
             nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()))
         nn.init.zeros_(self.branch_weight)
         here = self.kernel_size - 1 if self.causal and self.conv_axis == "space" else self.kernel_size // 2
-        fan_in = self.branch_weight.shape[2]
+        fan_in = self.branch_weight.shape[1]
         with torch.no_grad():
-            for b, weight in enumerate(self.branch_weight, start=1):
+            for b, weight in enumerate(self.branch_weights(), start=1):
                 current = weight.flatten(2)[..., here if weight.dim() == 3 else weight[0, 0].numel() // 2]
                 current.normal_(std=1 / math.sqrt(fan_in * (b if self.fusion else 1)))
 
@@ -254,7 +254,8 @@ class EESP(nn.Module):
             fused = self.over_features(y.movedim(1, -1))  # (K, B, *space, S, d)
             concatenated = fused.movedim((-2, 0, -1), (1, 2, 3)).flatten(1, 3)
         else:
-            branches = self.fuse([self._branch(y, b) for b in range(self.branches)])
+            weights = zip(self.branch_weights(), self.dilations, strict=True)
+            branches = self.fuse([self._branch(y, weight, dilation) for weight, dilation in weights])
             stacks = zip(*(branch.chunk(self.stacks, dim=1) for branch in branches), strict=True)
             concatenated = torch.cat([part for stack in stacks for part in stack], dim=1)  # (B, S K d, *space)
         out = self.expand(self.branch_layers(concatenated))
@@ -264,14 +265,17 @@ class EESP(nn.Module):
             return out
         return self.activation(out + x if self.residual else out)
 
-    def _branch(self, y: Tensor, b: int) -> Tensor:
-        dilation = self.dilations[b]
+    def branch_weights(self) -> tuple[Tensor, ...]:
+        """The weight of every branch."""
+        return self.branch_weight.chunk(self.branches)
+
+    def _branch(self, y: Tensor, weight: Tensor, dilation: int) -> Tensor:
         reach = (self.kernel_size - 1) * dilation
         if self.causal:
             y = F.pad(y, (reach, 0))
         return _conv[self.ndim](
             y,
-            self.branch_weight[b],
+            weight,
             stride=self.stride,
             padding=0 if self.causal else reach // 2,
             dilation=dilation,
@@ -297,7 +301,7 @@ class EESP(nn.Module):
                 dilation=dilation,
                 groups=self._branch_groups,
             )
-            for weight, dilation in zip(self.branch_weight, self.dilations, strict=True)
+            for weight, dilation in zip(self.branch_weights(), self.dilations, strict=True)
         ]
         return torch.stack(self.fuse(branches)).reshape(self.branches, *y.shape[:-1], self.stacks, self.width)
 

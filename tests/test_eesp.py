@@ -167,7 +167,7 @@ def naive_eesp(unit, x):
             reduced.append(conv(x[:, g * m : (g + 1) * m], unit.reduce_weight[first : first + part]))
         y = torch.cat(reduced, dim=1)
         fused, total = [], 0
-        for weight, dilation in zip(unit.branch_weight, unit.dilations, strict=True):
+        for weight, dilation in zip(unit.branch_weight.chunk(unit.branches), unit.dilations, strict=True):
             branch = naive_branch(unit, y, weight.unflatten(0, (unit.stacks, -1))[s], dilation)
             total = total + branch if unit.fusion else branch
             fused.append(total)
@@ -320,10 +320,10 @@ def test_kind_of_convolution_changes_the_branches_only():
     assert [units[kind].dilations for kind in units] == [(1, 2, 3, 4), (1, 1, 1, 1), (1, 2, 3, 4)]
     for name in ("reduce_weight", "expand_weight"):
         assert len({getattr(unit, name).shape for unit in units.values()}) == 1
-    assert [tuple(unit.branch_weight.shape[1:]) for unit in units.values()] == [
-        (4, 1, 3, 3),
-        (4, 1, 3, 3),
-        (4, 4, 3, 3),
+    assert [tuple(unit.branch_weight.shape) for unit in units.values()] == [
+        (16, 1, 3, 3),
+        (16, 1, 3, 3),
+        (16, 4, 3, 3),
     ]
 
 
@@ -398,7 +398,8 @@ def test_unit_variance_passes_through_at_initialisation(m, n, ndim, fusion):
 )
 def test_only_the_current_tap_starts_nonzero_and_falls_with_the_branch(options, here, stds):
     torch.manual_seed(0)
-    taps = EESP(16, 16, ndim=1, stacks=256, **options).branch_weight.detach().squeeze(2)  # (K, channels, taps)
+    taps = EESP(16, 16, ndim=1, stacks=256, **options).branch_weight.detach()
+    taps = taps.squeeze(1).unflatten(0, (4, -1))  # (K, channels, taps)
     assert taps[..., here].std(dim=1).tolist() == pytest.approx(stds, rel=0.1)
     taps[..., here] = 0
     assert not taps.any()
