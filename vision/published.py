@@ -1,7 +1,7 @@
 """The key table between the authors' published state dicts and this library's.
 
 The names on the left are those of the files in sacmehta/EdgeNets (MIT licence); the networks here are written from the
-paper. An EESP unit keeps its branches in one stacked weight, so branch b of the published ``spp_dw.<b>`` is row b.
+paper. An EESP unit keeps its branches in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
 """
 
 import re
@@ -15,6 +15,13 @@ _MODELS = (
     (r"^base_net\.basenet\.", r"backbone."),  # of a detector
     (r"^base_net\.level", r"backbone.level"),  # of a segmenter
     (r"^level", r"backbone.level"),  # of a classifier
+    (r"^base_net\.extra_level6\.layer\.(\d)\.cbr\.", r"extra.0.\1."),
+    (r"^base_net\.extra_level7\.layer\.(\d)\.cbr\.", r"extra.1.\1."),
+    (r"^base_net\.extra_level8\.", r"extra.2."),
+    (r"^base_net\.bu_3x3_5x5\.", r"pyramids.0."),
+    (r"^base_net\.bu_5x5_10x10\.", r"pyramids.1."),
+    (r"^base_net\.bu_10x10_19x19\.", r"pyramids.2."),
+    (r"^base_net\.bu_19x19_38x38\.", r"pyramids.3."),
     (r"^bu_dec_l1\.", r"pyramids.0."),
     (r"^bu_dec_l2\.", r"pyramids.1."),
     (r"^bu_dec_l3\.", r"pyramids.2."),
@@ -49,7 +56,6 @@ _PARTS = (
     (r"\.(level1|units\.\d)\.conv\.", r".\1.0."),
     (r"\.(level1|units\.\d)\.bn\.", r".\1.1."),
     (r"\.(level1|units\.\d)\.act\.", r".\1.2."),
-    (r"\.layer\.(\d)\.cbr\.", r".\1."),
     (r"\.stages\.", r".branches."),
     (r"\.projection_layer\.cbr\.", r".project."),
     (r"\.merge_layer\.0\.br\.", r".norm_act."),
@@ -67,7 +73,7 @@ def is_published(names: Mapping[str, object]) -> bool:
 
 
 def our_name(published: str) -> str:
-    """This library's name of a published entry; that of a branch ends in its row: ``branch_weight[2]``.
+    """This library's name of a published entry; that of a branch ends in its block: ``branch_weight[2]``.
 
     Example:
         >>> our_name("base_net.level3.0.spp_dw.2.conv.weight")
@@ -86,9 +92,9 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     branches: dict[str, dict[int, Tensor]] = {}
     for published, tensor in state.items():
-        name, _, row = our_name(published).partition("[")
-        if row:
-            branches.setdefault(name, {})[int(row.rstrip("]"))] = tensor
+        name, _, block = our_name(published).partition("[")
+        if block:
+            branches.setdefault(name, {})[int(block.rstrip("]"))] = tensor
         else:
             ours[name] = tensor
-    return ours | {name: torch.stack([rows[b] for b in sorted(rows)]) for name, rows in branches.items()}
+    return ours | {name: torch.cat([blocks[b] for b in sorted(blocks)]) for name, blocks in branches.items()}
