@@ -11,6 +11,7 @@ from uuid import uuid4
 
 _TIMEOUT = 30.0  # seconds
 
+
 def cache_dir() -> Path:
     """Where what is made or fetched once is kept: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``.
 

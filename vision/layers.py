@@ -190,7 +190,7 @@ def init_weights(module: nn.Module) -> None:
     """
     for part in module.modules():
         if isinstance(part, EESP):
-            for weight in (part.reduce_weight, *part.branch_weight, part.expand_weight):
+            for weight in (part.reduce_weight, *part.branch_weights(), part.expand_weight):
                 nn.init.kaiming_normal_(weight, mode="fan_out")
         elif isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out")

@@ -101,7 +101,7 @@ def test_segmenter_sees_what_the_authors_network_sees_in_real_pictures(reference
     model = vision.create_model("espnetv2_200_seg_voc", weights=weights).eval()
     x = model.weights_record.preprocessing(image.fromarray(getattr(data, picture)()))[None]
     key = f"pascal_s2.0_384/{picture}"
-    mean, std, total = golden[f"{key}/input_stats"]
+    mean, std, _ = golden[f"{key}/input_stats"]
     assert x.mean().item() == pytest.approx(mean, abs=1e-5)
     assert x.std(correction=0).item() == pytest.approx(std, abs=1e-5)
     with torch.no_grad():

@@ -1,0 +1,31 @@
+"""The ESPNetv2 family: backbones, classifiers, segmenters and detectors built from EESP units.
+
+>>> import vision
+>>> model = vision.create_model("espnetv2_100", num_classes=10)
+"""
+
+from vision.backbone import ESPNetv2
+from vision.classification import Classifier
+from vision.datasets import Dataset
+from vision.detection import Detector
+from vision.optimize import optimize
+from vision.preprocessing import Preprocessing
+from vision.pretrained import Weights, list_weights, load_weights, save_weights
+from vision.registry import create_model, list_models
+from vision.segmentation import Segmenter
+
+__all__ = [
+    "Classifier",
+    "Dataset",
+    "Detector",
+    "ESPNetv2",
+    "Preprocessing",
+    "Segmenter",
+    "Weights",
+    "create_model",
+    "list_models",
+    "list_weights",
+    "load_weights",
+    "optimize",
+    "save_weights",
+]
