@@ -26,7 +26,12 @@ class Stage:
 
 
 def stages(
-    module: nn.Module, shapes: Sequence[Sequence[int]], *, depth: int = 2, integer: bool = False
+    module: nn.Module,
+    shapes: Sequence[Sequence[int]],
+    *,
+    depth: int = 2,
+    integer: bool = False,
+    method: str = "forward",
 ) -> list[Stage]:
     """Cut a model into its submodules down to ``depth`` names, and count each.
 
@@ -37,6 +42,7 @@ def stages(
         shapes: of its input tensors.
         depth: levels of submodules told apart.
         integer: the inputs are ids rather than numbers.
+        method: what is run, where not all of a model's ``forward`` is its arithmetic.
 
     Returns:
         Stages in the order of the model; their sums are the model's own counts.
@@ -80,7 +86,7 @@ def stages(
         part.register_forward_pre_hook(enter)
         part.register_forward_hook(leave)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
+        (model if method == "forward" else getattr(model, method))(*inputs)
     # What a model does outside of its submodules, such as a tied softmax, comes last.
     order = [*(name for name in names.values() if name), ""]
     return [Stage(n, parameters[n], flops[n] // 2) for n in order if parameters[n] or flops[n]]

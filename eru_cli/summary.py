@@ -1,5 +1,7 @@
 """summary: parameters and multiply-adds of a model, by stage."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,25 +11,47 @@ from eru.complexity import Stage, stages
 from eru.lm.recipes import RECIPES, build_model, make_recipe
 from eru.lm.run import open_run
 from eru_cli.options import answer, as_json
+from vision import create_model, list_models
 
 
 @click.command("summary")
-@click.argument("name", metavar="RUN_OR_RECIPE")
+@click.argument("name", metavar="NAME")
 @click.option("--vocab-size", type=int, default=10_000, help="Of a recipe; the Penn Treebank's by default.")
+@click.option("--input", "shape", default="3x224x224", metavar="CxHxW", help="The picture that a vision model sees.")
 @as_json
-def summary(name: str, vocab_size: int, as_json: bool) -> None:
-    """Parameters and multiply-adds per token of a run's or a recipe's model, by stage."""
-    if name in RECIPES:
-        model = build_model(make_recipe(name), vocab_size)
-    elif Path(name).is_dir():
-        model = open_run(name).build_model()
+def summary(name: str, vocab_size: int, shape: str, as_json: bool) -> None:
+    """Parameters and multiply-adds by stage of the model NAME.
+
+    NAME is a recipe or a run folder, counted per token, or a vision model, counted per picture.
+    """
+    if name in list_models():
+        found = _vision_stages(name, shape)
+    elif name in RECIPES or Path(name).is_dir():
+        found = _language_stages(name, vocab_size)
     else:
-        raise ValueError(f"{name!r} is neither a recipe ({', '.join(RECIPES)}) nor a run folder")
-    found = stages(model, [(1, 1)], integer=True)
-    # Outside of its submodules the language model holds and computes the tied softmax.
-    named = [replace(stage, name=stage.name or "softmax") for stage in found]
+        raise ValueError(
+            f"{name!r} is neither a recipe ({', '.join(RECIPES)}), nor a run folder, "
+            f"nor a vision model ({', '.join(list_models('*_100*'))}, ...)"
+        )
     total = Stage("total", sum(stage.parameters for stage in found), sum(stage.multiply_adds for stage in found))
-    lines = [f"{'stage':12s}{'parameters':>14s}{'multiply-adds':>16s}"]
-    lines += [f"{row.name:12s}{row.parameters:>14,d}{row.multiply_adds:>16,d}" for row in (*named, total)]
-    fields = asdict(total) | {"name": name, "stages": [asdict(stage) for stage in named]}
+    width = max(len(row.name) for row in found) + 2
+    lines = [f"{'stage':{width}s}{'parameters':>14s}{'multiply-adds':>18s}"]
+    lines += [f"{row.name:{width}s}{row.parameters:>14,d}{row.multiply_adds:>18,d}" for row in (*found, total)]
+    fields = asdict(total) | {"name": name, "stages": [asdict(stage) for stage in found]}
     answer(fields, as_json, "\n".join(lines))
+
+
+def _language_stages(name: str, vocab_size: int) -> Sequence[Stage]:
+    model = build_model(make_recipe(name), vocab_size) if name in RECIPES else open_run(name).build_model()
+    # Outside of its submodules the language model holds and computes the tied softmax.
+    return [replace(stage, name=stage.name or "softmax") for stage in stages(model, [(1, 1)], integer=True)]
+
+
+def _vision_stages(name: str, shape: str) -> Sequence[Stage]:
+    sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
+    if not sizes:
+        raise ValueError(f"--input {shape!r}: must be channels x height x width, such as 3x224x224")
+    channels, height, width = map(int, sizes.groups())
+    model = create_model(name, in_channels=channels, device="meta")
+    # What a detector selects from its maps is no product.
+    return stages(model, [(1, channels, height, width)], method="raw" if hasattr(model, "raw") else "forward")

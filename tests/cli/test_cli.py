@@ -46,7 +46,20 @@ SURFACE = {
         "--top-p",
         "RUN",
     ],
-    "summary": ["--json", "--vocab-size", "RUN_OR_RECIPE"],
+    "paper": ["--json"],
+    "predict": [
+        "--classes",
+        "--device",
+        "--json",
+        "--model",
+        "--out",
+        "--size",
+        "--threshold",
+        "--top-k",
+        "--weights",
+        "PICTURE...",
+    ],
+    "summary": ["--input", "--json", "--vocab-size", "NAME"],
 }
 LIMITS = {"paper-7m": 7.0e6, "paper-15m": 15.0e6, "awd-7m": 7.0e6, "awd-15m": 15.0e6}
 
@@ -305,6 +318,21 @@ def test_summary_of_a_recipe(call, recipe):
 def test_summary_follows_the_vocabulary(call):
     large, small = (call("summary", "small", f"--vocab-size={size}", "--json").json for size in (700, 500))
     assert large["parameters"] - small["parameters"] == 200 * (make_recipe("small").embedding_size + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "parameters", "multiply_adds"),
+    [
+        ("espnetv2_050", "3x224x224", 1_241_332, 28_375_508 + 1_024_000),
+        ("espnetv2_050_seg_voc", "3x256x256", 80_353, 74_704_000),
+        ("espnetv2_200_ssd_voc", "3x300x300", 4_750_878, 913_440_000),
+    ],
+)
+def test_summary_of_a_vision_model(call, name, picture, parameters, multiply_adds):
+    said = call("summary", name, "--input", picture, "--json").json
+    assert said["parameters"] == parameters == sum(stage["parameters"] for stage in said["stages"])
+    assert said["multiply_adds"] == pytest.approx(multiply_adds, abs=10_000 if "_s" in name else 0)
+    assert said["stages"][0]["name"] == "backbone.level1"
 
 
 def test_summary_of_a_run(call, trained):

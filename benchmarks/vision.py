@@ -1,0 +1,100 @@
+"""Inference of the vision models on this machine: vision.optimize against the plain eager model.
+
+    python benchmarks/vision.py
+
+Every round runs each contender in turn on the same picture; the table shows medians of the rounds and the ratio to the
+plain model, NCHW. Weights are drawn at random, with batch normalisation calibrated on noise, so that no map vanishes.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from environment import write_result
+from torch import Tensor, nn
+
+import vision
+
+# name, height and width, batch, threads
+CASES = [
+    ("espnetv2_200", (224, 224), 1, 1),
+    ("espnetv2_100", (224, 224), 1, 1),
+    ("espnetv2_050", (224, 224), 1, 1),
+    ("espnetv2_200_seg_voc", (384, 384), 1, 1),
+    ("espnetv2_200_ssd_voc", (300, 300), 1, 1),
+    ("espnetv2_200", (224, 224), 1, 2),
+    ("espnetv2_200", (224, 224), 8, 2),
+    ("espnetv2_200_seg_voc", (384, 384), 1, 2),
+]
+ROUNDS = 25
+
+
+def calibrated(name: str, size: tuple[int, int]) -> Any:
+    """The model with running statistics of noise."""
+    torch.manual_seed(0)
+    model = vision.create_model(name)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None  # a plain mean
+    with torch.no_grad():
+        for _ in range(2):
+            run(model.train())(torch.randn(4, 3, *size))
+    return model.eval()
+
+
+def run(model: Any) -> Callable[[Tensor], Any]:
+    """What is timed: a detector's network, without the selection of its boxes; any other model whole."""
+    return model.raw if isinstance(model, vision.Detector) else model
+
+
+def milliseconds(function: Callable[[Tensor], Any], x: Tensor) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    function(x)
+    return 1000 * (time.perf_counter() - start)
+
+
+def tensors(answer: Any) -> list[Tensor]:
+    """The tensors of an answer."""
+    if isinstance(answer, Tensor):
+        return [answer]
+    return list(answer.values() if isinstance(answer, dict) else answer)
+
+
+@torch.inference_mode()
+def measure(name: str, size: tuple[int, int], batch: int, threads: int) -> list[dict[str, Any]]:
+    """The rows of one case."""
+    torch.set_num_threads(threads)
+    model = calibrated(name, size)
+    x = torch.randn(batch, 3, *size)
+    plain, fast = run(model), run(vision.optimize(model))
+    last = run(calibrated(name, size).to(memory_format=torch.channels_last))
+    rearranged = x.to(memory_format=torch.channels_last)
+    contenders = {"eager": (plain, x), "eager, channels last": (last, rearranged), "vision.optimize": (fast, x)}
+    rounds = [{way: milliseconds(*what) for way, what in contenders.items()} for _ in range(ROUNDS + 3)][3:]
+    difference = max((a - b).abs().max().item() for a, b in zip(tensors(plain(x)), tensors(fast(x)), strict=True))
+    rows = []
+    for way in contenders:
+        row = {"model": name, "height": size[0], "width": size[1], "batch": batch, "threads": threads, "way": way}
+        row["ms"] = round(statistics.median(turn[way] for turn in rounds), 2)
+        row["ratio"] = round(statistics.median(turn[way] / turn["eager"] for turn in rounds), 3)
+        if way == "vision.optimize":
+            row["largest_difference"] = difference
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Measure all cases and write benchmarks/results/vision.json."""
+    rows = []
+    for case in CASES:
+        for row in measure(*case):
+            print(row, flush=True)
+            rows.append(row)
+    write_result("vision", {"rounds": ROUNDS, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""The numbers of ESPNetv2 (arXiv 1811.11431, CVPR 2019) that need no training, beside what our models count.
+
+The paper's rule: every parameter is counted, held but unused ones too; FLOPs are multiply-adds of the convolutions,
+without the linear classifier. A printed figure is left out where no text of the paper at hand gave it.
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from eru.complexity import stages
+from eru.eesp import EESP, receptive_field_limit
+from eru.esp import EESPA, ESP
+from eru.lm.recipes import build_model, make_recipe
+from vision import create_model
+from vision.backbone import channels
+from vision.detection import Detector
+
+Verdict = Literal["equal", "differs", "unread"]
+UNITS = {"": 1, "M": 10**6, "B": 10**9, "x": 1}
+
+_TABLE_2 = {
+    0.5: ("1.24", "28"),
+    1.0: ("1.67", "86"),
+    1.25: ("1.97", "123"),
+    1.5: ("2.31", "169"),
+    1.75: ("3.03", "224"),
+    2.0: ("3.49", "284"),
+}
+_TABLE_3 = {"voc": {256: "0.6", 384: "1.4", 512: "2.5"}, "coco": {256: "0.7", 384: "1.6", 512: "2.8"}}
+# What the authors' model tables print of s = 2.0: parameters, then FLOPs by height and width of the image.
+_SEGMENTERS = {
+    "voc": ("0.79", {(256, 256): "337.58", (384, 384): "759.52"}),
+    "city": ("0.79", {(256, 512): "674.78", (512, 1024): "2699.05"}),
+}
+_DETECTORS = {"voc": ("4.75", {300: "0.9", 512: "2.5"}), "coco": ("5.81", {300: "1.1", 512: "3.2"})}
+_DATASETS = {"voc": "PASCAL VOC", "city": "Cityscapes", "coco": "MS COCO"}
+
+_UNREAD = "the paper's figure was not in the texts of it at hand"
+_SAME_COST = f"a dilation costs nothing, so these are the multiply-adds of Table 2; {_UNREAD}"
+_CUT_OFF = "the paper rounds most figures, but cuts this one off"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of the paper and ours.
+
+    Attributes:
+        table: what it belongs to, in words.
+        quantity: what is counted.
+        printed: the paper's figure in ``unit``, with the digits it prints; ``None`` where none could be read.
+        ours: our count, exact, in ones.
+        unit: a key of ``UNITS``.
+        note: why the two differ, or what else there is to know.
+
+    Example:
+        >>> Row("Table 2", "s = 2.0, parameters", "3.49", 3_498_136, "M").verdict
+        'equal'
+    """
+
+    table: str
+    quantity: str
+    printed: str | None
+    ours: float
+    unit: str = ""
+    note: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether ours, rounded or cut off to the printed digits, is the printed figure (the paper does both)."""
+        if self.printed is None:
+            return "unread"
+        printed, ours = Decimal(self.printed), Decimal(self.ours) / UNITS[self.unit]
+        shortened = {ours.quantize(printed, rounding) for rounding in (ROUND_HALF_UP, ROUND_DOWN)}
+        return "equal" if printed in shortened else "differs"
+
+
+def paper_rows() -> list[Row]:
+    """Every row of every table, in the paper's order; the authors' model tables come last."""
+    tables = (table_1, section_3, table_2, figure_7, table_3, table_4, table_5, table_6, model_tables)
+    return [row for table in tables for row in table()]
+
+
+def parameters(model: nn.Module) -> int:
+    """Numbers in all parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def multiply_adds(model: nn.Module, height: int, width: int) -> int:
+    """Multiply-adds of the convolutions for one colour image; a linear classifier is not counted.
+
+    Example:
+        >>> multiply_adds(nn.Conv2d(3, 8, 3, stride=2, padding=1), 32, 48)
+        82944
+    """
+    method = "raw" if isinstance(model, Detector) else "forward"
+    found = stages(model, [(1, 3, height, width)], depth=1, method=method)
+    return sum(stage.multiply_adds for stage in found if stage.name != "classifier")
+
+
+@cache
+def counts(name: str, height: int, width: int, **options: Any) -> tuple[int, int]:
+    """Parameters and multiply-adds of the model of that name, for an image of that size.
+
+    Example:
+        >>> counts("espnetv2_050", 224, 224)
+        (1241332, 28375508)
+    """
+    model = create_model(name, device="meta", **options)
+    return parameters(model), multiply_adds(model, height, width)
+
+
+def reach(convolution: nn.Module, in_channels: int) -> int:
+    """Side of the square that an impulse spreads over; the weights, biases not among them, become ones.
+
+    Example:
+        >>> reach(nn.Conv2d(2, 1, 3, dilation=2, padding=2, bias=False), 2)
+        5
+    """
+    for parameter in convolution.parameters():
+        nn.init.ones_(parameter)
+    impulse = torch.zeros(1, in_channels, 33, 33)
+    impulse[..., 16, 16] = 1
+    with torch.no_grad():
+        touched = convolution(impulse)[0, 0].any(dim=0).nonzero()
+    return int(touched.max() - touched.min()) + 1
+
+
+def table_1() -> list[Row]:
+    """Kinds of convolution: the printed formulas, evaluated, beside torch's convolutions."""
+    n, c, out, g, r = 3, 8, 16, 4, 4
+    title = f"Table 1: convolutions of n = {n}, c = {c}, c' = {out}, g = {g}, r = {r} (formulas evaluated)"
+
+    def separable(dilation: int) -> nn.Module:
+        reduced = nn.Conv2d(c, c, n, padding=dilation * (n // 2), dilation=dilation, groups=c, bias=False)
+        return nn.Sequential(reduced, nn.Conv2d(c, out, 1, bias=False))
+
+    same: dict[str, Any] = {"padding": n // 2, "bias": False}
+    kinds = [
+        ("standard", "n^2 c c'", n**2 * c * out, "n", n, nn.Conv2d(c, out, n, **same)),
+        ("group", "n^2 c c' / g", n**2 * c * out // g, "n", n, nn.Conv2d(c, out, n, groups=g, **same)),
+        ("depth-wise separable", "n^2 c + c c'", n**2 * c + c * out, "n", n, separable(1)),
+        (
+            "depth-wise dilated separable",
+            "n^2 c + c c'",
+            n**2 * c + c * out,
+            "(n - 1) r + 1",
+            (n - 1) * r + 1,
+            separable(r),
+        ),
+    ]
+    rows = []
+    for kind, formula, weights, field_formula, field, convolution in kinds:
+        rows.append(Row(title, f"{kind}, parameters {formula}", str(weights), parameters(convolution)))
+        rows.append(Row(title, f"{kind}, receptive field {field_formula}", str(field), reach(convolution, c)))
+    return rows
+
+
+def section_3() -> list[Row]:
+    """Weights of the units of Fig. 1, and the limit on their receptive field."""
+    m, d, k, g, n = 240, 60, 4, 4, 3
+    title = f"Sections 3.2 and 3.3: units of M = {m}, d = {d}, K = g = {k}, n = {n} (formulas evaluated)"
+    esp = parameters(ESP(m, k * d, ndim=2, branches=k, device="meta"))
+    eesp = parameters(EESP(m, k * d, ndim=2, branches=k, groups=g, device="meta"))
+    eesp_a = parameters(EESPA(m, k * d, ndim=2, branches=k, groups=g, device="meta"))
+    printed = str(m * d // g + (n**2 + d) * d * k)
+    return [
+        Row(title, "ESP (Fig. 1a), weights M d + n^2 d^2 K", str(m * d + n**2 * d**2 * k), esp),
+        Row(title, "EESP-A (Fig. 1b), weights M d / g + (n^2 + d) d K", printed, eesp_a),
+        Row(title, "EESP (Fig. 1c), weights M d / g + (n^2 + d) d K", printed, eesp),
+        Row(title, "ESP / EESP", "7", esp / eesp, "x"),
+        Row(title, "receptive field limit 5 + Z / 7 at Z = 7", "5", receptive_field_limit(7)),
+    ]
+
+
+def table_2() -> list[Row]:
+    """The classifiers, and the largest one, of Fig. 3c."""
+    title = "Table 2 and Fig. 3c: classifiers, images of 224x224"
+    rows = []
+    for width, (size, cost) in (_TABLE_2 | {3.0: ("5.9", "602")}).items():
+        weights, work = counts(f"espnetv2_{round(100 * width):03d}", 224, 224)
+        label = f"{'Fig. 3c, ' if width == 3 else ''}s = {width}, channels {'-'.join(map(str, channels(width)))}"
+        rows.append(Row(title, f"{label}, parameters", size, weights, "M", _CUT_OFF if width == 2 else ""))
+        rows.append(Row(title, f"s = {width}, FLOPs", cost, work, "M", _CUT_OFF if width >= 2 else ""))
+    return rows
+
+
+def figure_7() -> list[Row]:
+    """The segmenters of the figure: s = 2.0."""
+    title = "Fig. 7: segmenters, s = 2.0"
+    note = f"{_UNREAD}; of these models the authors' model table, below, gives the FLOPs"
+    rows = []
+    for dataset, height, width in (("voc", 384, 384), ("city", 512, 1024)):
+        _, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
+        rows.append(Row(title, f"{_DATASETS[dataset]} {width}x{height}, FLOPs", None, work, "B", note))
+    return rows
+
+
+def table_3() -> list[Row]:
+    """The detectors."""
+    title = "Table 3: SSD on s = 2.0"
+    reason = (
+        "could not be reproduced; the authors' model table, below, gives 1.1 B at 300x300 and 3.2 B at 512x512, as we "
+        "count"
+    )
+    rows = []
+    for dataset, sizes in _TABLE_3.items():
+        note = reason if dataset == "coco" else ""
+        for side, printed in sizes.items():
+            _, work = counts(f"espnetv2_200_ssd_{dataset}", side, side)
+            rows.append(Row(title, f"{_DATASETS[dataset]} {side}x{side}, FLOPs", printed, work, "B", note))
+    return rows
+
+
+def table_4() -> list[Row]:
+    """The language models."""
+    title = "Table 4: language models on the Penn Treebank (10,000 words)"
+    rows = []
+    for printed in ("7", "15"):
+        recipe = make_recipe(f"paper-{printed}m")
+        with torch.device("meta"):
+            model = build_model(recipe, 10_000)
+        e, h = recipe.embedding_size, recipe.hidden_size
+        note = f"embedding {e}, tied to the softmax; layers {e} -> {h} -> {h} -> {e}"
+        rows.append(Row(title, f"ERU, recipe {recipe.name}, parameters", printed, parameters(model), "M", note))
+    return rows
+
+
+def table_5() -> list[Row]:
+    """Kinds of convolution in the units."""
+    title = "Table 5: convolutions of the units, s = 1.0, images of 224x224"
+    _, wider = counts("espnetv2_125", 224, 224, convolution="dilated")
+    reason = f"could not be reproduced; s = 1.25 would cost {wider / UNITS['M']:.1f} M"
+    cases = [
+        ("dilated, d -> d", "dilated", "478", reason),
+        ("depth-wise, not dilated", "depthwise", None, _SAME_COST),
+        ("depth-wise dilated", "depthwise-dilated", None, _SAME_COST),
+    ]
+    rows = []
+    for label, kind, printed, note in cases:
+        _, work = counts("espnetv2_100", 224, 224, convolution=kind)
+        rows.append(Row(title, f"{label}, FLOPs", printed, work, "M", note))
+    return rows
+
+
+def table_6() -> list[Row]:
+    """Feature fusion (HFF) and the long-range shortcut to the image (LRSC)."""
+    title = "Table 6: fusion (HFF) and shortcuts to the image (LRSC), s = 1.0, images of 224x224"
+    free = f"running sums have no parameters, and cost no multiply-adds; {_UNREAD}"
+    cases = [
+        ("HFF and LRSC", {}, _TABLE_2[1.0], "printed in Table 2"),
+        ("LRSC only", {"fusion": False}, (None, None), free),
+        ("HFF only", {"shortcut": False}, ("1.66", "84"), ""),
+        ("neither", {"fusion": False, "shortcut": False}, (None, None), free),
+    ]
+    rows = []
+    for label, options, (size, cost), note in cases:
+        weights, work = counts("espnetv2_100", 224, 224, **options)
+        rows.append(Row(title, f"{label}, parameters", size, weights, "M", note))
+        rows.append(Row(title, f"{label}, FLOPs", cost, work, "M", note))
+    return rows
+
+
+def model_tables() -> list[Row]:
+    """What the authors' repository prints of the models that Fig. 7 and Table 3 show; it is not in the paper.
+
+    Its FLOPs of a segmenter hold half a multiply-add for each bias of the last convolution: classes H W / 8.
+    """
+    title = "Not the paper, but the authors' model tables: s = 2.0, segmenters (FLOPs + classes H W / 8) and detectors"
+    rows = []
+    for dataset, (size, costs) in _SEGMENTERS.items():
+        label, classes = _DATASETS[dataset], {"voc": 21, "city": 20}[dataset]
+        for (height, width), printed in costs.items():
+            weights, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
+            work += classes * height * width // 8
+            rows.append(Row(title, f"{label} {width}x{height}, FLOPs", printed, work, "M"))
+        rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
+    for dataset, (size, costs) in _DETECTORS.items():
+        label = f"SSD, {_DATASETS[dataset]}"
+        for side, printed in costs.items():
+            weights, work = counts(f"espnetv2_200_ssd_{dataset}", side, side)
+            rows.append(Row(title, f"{label} {side}x{side}, FLOPs", printed, work, "B"))
+        rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
+    return rows

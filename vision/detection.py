@@ -1,0 +1,297 @@
+"""Object detection: a single-shot detector (SSD) on ESPNetv2."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.backbone import SMALLEST_SIDE, ESPNetv2, Network
+from vision.boxes import BOXES_PER_CELL, decode, make_priors, match, nms_mask, to_corners
+from vision.layers import ConvNormAct, EfficientPyramid, init_weights, resize
+from vision.multibox import multibox_loss
+
+_EXTRA_CHANNELS = (512, 256, 128)
+# Of the pyramids by the map they lead down into, in the order of the decoder.
+_SCALES = {3: (2.0, 1.0), 2: (2.0, 1.0, 0.5), 1: (2.0, 1.0, 0.5, 0.25), 0: (2.0, 1.0, 0.5, 0.25)}
+_SLACK = 0.01  # pixels by which float32 arithmetic may have moved a box out of its picture
+
+
+class Detector(Network):
+    r"""SSD on the last three levels of ESPNetv2 and three more, with a top-down decoder of efficient pyramids.
+
+    .. math::
+        d_6 = e_6, \quad d_5 = e_5, \quad
+        d_l = P_l([\mathrm{up}(d_{l+1}), e_l]) \quad (l = 4, \dots, 1)
+
+    with maps :math:`e_1, \dots, e_6` of 1/8, 1/16, 1/32, 1/64 and 1/128 of the image's size and of one cell, and
+    efficient pyramids P. At every cell of every :math:`d_l`, two point-wise convolutions give six priors
+    (:func:`vision.boxes.make_priors`) their classes and their offsets.
+
+    Called as torchvision's detectors are. The images are a batch (N, in_channels, H, W), or a list of images
+    (in_channels, H, W), which are resized to ``size`` unless they are all alike; normalised, H and W at least 32.
+    Boxes are (x1, y1, x2, y2) in pixels of each given image.
+
+    - In training, with ``targets``, a dictionary for each image with ``"boxes"`` (n, 4), 0 <= x1 < x2 <= W and
+      0 <= y1 < y2 <= H, and ``"labels"`` (n,), integers from 1; n may be 0. Returns the losses ``"bbox_regression"``
+      and ``"classification"`` (:func:`vision.multibox.multibox_loss`).
+    - In evaluation. Returns a dictionary for each image with ``"boxes"`` (n, 4), ``"labels"`` (n,) and ``"scores"``
+      (n,), the best first.
+
+    Args:
+        width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
+        num_classes: with the background, class 0; at least 2.
+        in_channels: of the image.
+        size: height and width to which lists of unequal images are resized.
+        score_threshold: lower scores are no detections.
+        nms_threshold: of two boxes of a class that overlap (intersection over union) by more only the better stays.
+        top_k: candidates of each class before that, and detections of an image after it, at most.
+        match_threshold: overlap that makes a prior answer for an object, see :func:`vision.boxes.match`.
+        negatives: background priors for each positive one in the loss, the hardest.
+        device: where the parameters live.
+        dtype: type of the parameters.
+        options: of the backbone (ablations).
+
+    Raises:
+        ValueError: options that do not fit, images of another shape, or targets that are missing or wrong.
+
+    Source:
+        ESPNetv2, section 4.3, Table 3, and the authors' published networks; SSD (arXiv 1512.02325).
+
+    Example:
+        >>> model = Detector(0.5, num_classes=3)
+        >>> targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 50.0]]), "labels": torch.tensor([2])}] * 2
+        >>> sorted(model(torch.zeros(2, 3, 64, 64), targets))
+        ['bbox_regression', 'classification']
+        >>> sorted(model.eval()([torch.zeros(3, 64, 64)])[0])
+        ['boxes', 'labels', 'scores']
+    """
+
+    def __init__(
+        self,
+        width: float = 2.0,
+        num_classes: int = 21,
+        in_channels: int = 3,
+        *,
+        size: tuple[int, int] = (300, 300),
+        score_threshold: float = 0.01,
+        nms_threshold: float = 0.45,
+        top_k: int = 200,
+        match_threshold: float = 0.45,
+        negatives: float = 3.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        _check_options(size, score_threshold, nms_threshold, match_threshold, top_k, negatives)
+        self.size, self.top_k, self.negatives = tuple(size), top_k, negatives
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        self.match_threshold = match_threshold
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.backbone = ESPNetv2(
+            width, in_channels, out_indices=(2, 3, 4), image_levels=(2, 3, 4, 5), **options, **place
+        )
+        sizes = self.map_channels = (*self.backbone.feature_info.channels((2, 3, 4)), *_EXTRA_CHANNELS)
+        self.extra = nn.ModuleList(_halve(sizes[level], sizes[level + 1], place) for level in (2, 3))
+        self.extra.append(
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(sizes[4], sizes[5], 1, bias=False, **place), nn.ReLU())
+        )
+        self.pyramids = nn.ModuleList(
+            EfficientPyramid(sizes[level + 1] + sizes[level], sizes[level], sizes[level] // 5, scales, **place)
+            for level, scales in _SCALES.items()
+        )
+        init_weights(self)
+        self.loc_layers = _heads(sizes, 4, place)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """New point-wise convolutions for other classes, the background included."""
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}: must be at least 2, the background and one more")
+        self.num_classes = num_classes
+        like = self.loc_layers[0].weight
+        self.cls_layers = _heads(self.map_channels, num_classes, {"device": like.device, "dtype": like.dtype})
+
+    def get_classifier(self) -> nn.ModuleList:
+        """The convolutions that give the confidences, one for each map."""
+        return self.cls_layers
+
+    def priors(self, size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+        """Prior boxes (P, 4) of images of this height and width, see :func:`vision.boxes.make_priors`."""
+        height, width = size
+        maps = [(-(-height // cell), -(-width // cell)) for cell in (8, 16, 32, 64, 128)]
+        return make_priors((height, width), [*maps, (1, 1)], device=device)
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """The six maps that the heads see, of images (N, in_channels, H, W), the finest first."""
+        maps = self.backbone(x)
+        for layer in self.extra:
+            maps.append(layer(maps[-1]))
+        for level, pyramid in zip(_SCALES, self.pyramids, strict=True):
+            coarser = resize(maps[level + 1], maps[level].shape[2:])
+            maps[level] = pyramid(torch.cat([coarser, maps[level]], dim=1))
+        return maps
+
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Confidences (N, P, num_classes), logits, and offsets (N, P, 4) of all priors of a batch of images."""
+        maps = self.forward_maps(x)
+        return _apply(self.cls_layers, maps, self.num_classes), _apply(self.loc_layers, maps, 4)
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, detections in evaluation: see the class."""
+        batch, sizes = self._batch(images)
+        if self.training:
+            _check_targets(targets, sizes, self.num_classes)
+        priors = self.priors(batch.shape[2:], batch.device)
+        confidences, locations = self.raw(batch)
+        if not self.training:
+            return self._detect(confidences, locations, priors, sizes)
+        labels, offsets = self._match(priors, sizes, targets or ())
+        box, category = multibox_loss(confidences, locations, labels, offsets, negatives=self.negatives)
+        return {"bbox_regression": box, "classification": category}
+
+    def _batch(self, images: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """One batch of all images, and the height and width of each as given."""
+        channels = self.backbone.in_channels
+        if isinstance(images, Tensor):
+            if images.dim() != 4:
+                raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {channels}, H, W)")
+            return images, [(images.shape[2], images.shape[3])] * images.shape[0]
+        if not images:
+            raise ValueError("images: an empty list; expected at least one image")
+        for i, image in enumerate(images):
+            if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
+                raise ValueError(f"images[{i}] of shape {tuple(image.shape)}: expected ({channels}, H, W)")
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        if len(set(sizes)) > 1:
+            images = [
+                F.interpolate(image.unsqueeze(0), self.size, mode="bilinear", antialias=True).squeeze(0)
+                for image in images
+            ]
+        return torch.stack(list(images)), sizes
+
+    def _match(
+        self, priors: Tensor, sizes: list[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Labels (N, P) and offsets (N, P, 4) that the priors shall answer."""
+        matched = []
+        for target, image_size in zip(targets, sizes, strict=True):
+            boxes = target["boxes"].to(priors) / _corners_scale(image_size, priors)
+            labels = target["labels"].to(priors.device, torch.int64)
+            matched.append(match(boxes, labels, priors, self.match_threshold))
+        labels, offsets = zip(*matched, strict=True)
+        return torch.stack(labels), torch.stack(offsets)
+
+    def _detect(
+        self, confidences: Tensor, locations: Tensor, priors: Tensor, sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """The best boxes of every image after suppression."""
+        boxes = to_corners(decode(locations.float(), priors)).clamp(0, 1)  # (N, P, 4)
+        scores = confidences.float().softmax(dim=-1)[..., 1:].transpose(1, 2)  # (N, C - 1, P)
+
+        # Fixed numbers of candidates and detections keep every shape but the last selection's known to a compiler.
+        candidates = min(self.top_k, len(priors))
+        scores, ranked = scores.topk(candidates)  # (N, C - 1, k)
+        image = torch.arange(scores.shape[0], device=scores.device).view(-1, 1, 1)
+        boxes = boxes[image, ranked]  # (N, C - 1, k, 4)
+        valid = (scores > self.score_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+        scores = torch.where(nms_mask(boxes, valid, self.nms_threshold), scores, -1).flatten(1)
+        scores, best = scores.topk(min(self.top_k, scores.shape[1]))
+        boxes, labels = boxes.flatten(1, 2)[image[:, 0], best], best // candidates + 1
+
+        results = []
+        for i, image_size in enumerate(sizes):
+            found = (scores[i] >= 0).nonzero().squeeze(-1)
+            scale = _corners_scale(image_size, boxes)
+            results.append({"boxes": boxes[i, found] * scale, "labels": labels[i, found], "scores": scores[i, found]})
+        return results
+
+
+def _halve(in_channels: int, out_channels: int, place: dict[str, Any]) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNormAct(in_channels, in_channels, 3, stride=2, groups=in_channels, **place),
+        ConvNormAct(in_channels, out_channels, 1, **place),
+    )
+
+
+def _heads(sizes: Sequence[int], outputs: int, place: dict[str, Any]) -> nn.ModuleList:
+    heads = [nn.Conv2d(size, BOXES_PER_CELL * outputs, 1, **place) for size in sizes]
+    for head in heads:
+        init_weights(head)
+        # Instead of Kaiming's fan out, which would give so few outputs of so many inputs logits of about 10.
+        nn.init.xavier_uniform_(head.weight)
+    return nn.ModuleList(heads)
+
+
+def _apply(heads: nn.ModuleList, maps: list[Tensor], outputs: int) -> Tensor:
+    """(N, P, outputs): the maps' answers cell by cell in rows, box by box."""
+    cells = [head(x).permute(0, 2, 3, 1) for head, x in zip(heads, maps, strict=True)]
+    return torch.cat([cell.unflatten(-1, (BOXES_PER_CELL, outputs)).flatten(1, 3) for cell in cells], dim=1)
+
+
+def _corners_scale(size: tuple[int, int], like: Tensor) -> Tensor:
+    """Pixels in a whole picture, for boxes in corner form."""
+    height, width = size
+    return like.new_tensor([width, height, width, height])
+
+
+def _check_options(
+    size: Sequence[int],
+    score_threshold: float,
+    nms_threshold: float,
+    match_threshold: float,
+    top_k: int,
+    negatives: float,
+) -> None:
+    if len(size) != 2 or min(size) < SMALLEST_SIDE:
+        raise ValueError(f"size={size}: must be height and width, both at least {SMALLEST_SIDE}")
+    thresholds = {"score": score_threshold, "nms": nms_threshold, "match": match_threshold}
+    for name, value in thresholds.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}_threshold={value}: must be 0 to 1")
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k}: must be at least 1")
+    if negatives < 0:
+        raise ValueError(f"negatives={negatives}: must be at least 0")
+
+
+def _check_targets(
+    targets: Sequence[Mapping[str, Tensor]] | None, sizes: list[tuple[int, int]], num_classes: int
+) -> None:
+    if targets is None or len(targets) != len(sizes):
+        given = None if targets is None else f"{len(targets)} of them"
+        raise ValueError(f"targets={given}: in training there must be one for each of the {len(sizes)} images")
+    for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+        _check_target(f"targets[{i}]", target, size, num_classes)
+
+
+def _check_target(name: str, target: Mapping[str, Tensor], size: tuple[int, int], num_classes: int) -> None:
+    missing = [key for key in ("boxes", "labels") if not isinstance(target.get(key), Tensor)]
+    if missing:
+        raise ValueError(f"{name} holds no tensor {' and no tensor '.join(missing)}, only {sorted(target)}")
+    boxes, labels = target["boxes"], target["labels"]
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f'{name}["boxes"] of shape {tuple(boxes.shape)}: expected (n, 4)')
+    if labels.shape != boxes.shape[:1]:
+        raise ValueError(
+            f'{name}["labels"] of shape {tuple(labels.shape)}: expected ({len(boxes)},), as many as boxes'
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f'{name}["labels"] of type {labels.dtype}: must be integers')
+    height, width = size
+    low, high = boxes.float().split(2, dim=1)
+    limit = high.new_tensor([width, height])
+    # Comparisons that hold, so that a NaN fails them.
+    good = ((low >= -_SLACK) & (low < high) & (high <= limit + _SLACK)).all(dim=1)
+    if not good.all():
+        raise ValueError(
+            f'{name}["boxes"] has {boxes[~good][0].tolist()}: '
+            f"must be x1, y1, x2, y2 with 0 <= x1 < x2 <= {width} and 0 <= y1 < y2 <= {height}"
+        )
+    good = (labels > 0) & (labels < num_classes)
+    if not good.all():
+        raise ValueError(f'{name}["labels"] has {labels[~good][0].item()}: must be 1 to {num_classes - 1}')
