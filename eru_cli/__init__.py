@@ -8,6 +8,8 @@ import click
 
 import eru
 from eru_cli.lm import lm_eval, lm_generate, lm_train
+from eru_cli.paper import paper
+from eru_cli.predict import predict
 from eru_cli.summary import summary
 
 
@@ -42,5 +44,5 @@ def main() -> None:
     """Parameter-efficient sequence modelling: train, evaluate and sample ERU language models."""
 
 
-for command in (lm_train, lm_eval, lm_generate, summary):
+for command in (lm_train, lm_eval, lm_generate, summary, paper, predict):
     main.add_command(command)

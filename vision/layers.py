@@ -183,7 +183,8 @@ class EfficientPointwise(nn.Module):
 def init_weights(module: nn.Module) -> None:
     """Draw all weights anew as the paper's networks do.
 
-    Convolutions Kaiming normal (fan out), batch normalisation 1 and 0, linear layers N(0, 0.001), biases 0, PReLU 0.25.
+    Convolutions Kaiming normal (fan out), batch normalisation 1 and 0, linear layers N(0, 0.001), biases 0, PReLU
+    0.25.
 
     Example:
         >>> init_weights(nn.Linear(3, 4))

@@ -28,13 +28,13 @@ _SIZE_LIMIT = 64 << 20  # bytes; the largest file has about 24 MB
 
 @dataclass(frozen=True)
 class Weights:
-    """One published file.
+    r"""One published file.
 
     Attributes:
         name: the model's name, a dot and what tells its files apart: ``espnetv2_200_seg_voc.384x384``.
         model: name in the registry of the model that the weights are for.
         url: where the file is.
-        blob: its git blob id, the SHA-1 of ``blob <size>\\0`` and its bytes.
+        blob: its git blob id, the SHA-1 of ``blob <size>\0`` and its bytes.
         dataset: what it was trained on, with categories and palette.
         preprocessing: from a picture to the network's input.
         metrics: as published, in per cent.
@@ -112,8 +112,8 @@ def _detection(dataset: str, side: int, blob: str, metric: float) -> Weights:
 _SMALL, _LARGE = (256, 256), (384, 384)
 _HALF, _FULL = (512, 256), (1024, 512)
 
-# Of a model's files the one listed first is its default. The 50.4 that an older table gives for the city file of s = 2.0 at
-# 512x256 was withdrawn by the authors and is left out.
+# Of a model's files the one listed first is its default. The 50.4 that an older table gives for the city file of
+# s = 2.0 at 512x256 was withdrawn by the authors and is left out.
 WEIGHTS: Mapping[str, Weights] = {
     weights.name: weights
     for weights in (

@@ -1,7 +1,8 @@
 """The key table between the authors' published state dicts and this library's.
 
 The names on the left are those of the files in sacmehta/EdgeNets (MIT licence); the networks here are written from the
-paper. An EESP unit keeps its branches in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
+paper. An EESP unit keeps its branches in one weight, block after block, so the published
+``spp_dw.<b>`` is its block b.
 """
 
 import re

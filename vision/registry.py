@@ -46,8 +46,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the models, those that a shell pattern fits.
 
     Example:
-        >>> list_models("*_050*")
-        ['espnetv2_050', 'espnetv2_050_seg_city', 'espnetv2_050_seg_voc', 'espnetv2_050_ssd_coco', 'espnetv2_050_ssd_voc']
+        >>> list_models("*_050_s??_voc")
+        ['espnetv2_050_seg_voc', 'espnetv2_050_ssd_voc']
     """
     return sorted(fnmatch.filter(_MODELS, pattern))
 

@@ -1,0 +1,79 @@
+"""predict: what a vision model says about pictures."""
+
+import re
+from typing import Any
+
+import click
+
+from eru_cli.options import answer, as_json, device, resolve_device, say
+from vision.predict import Failure, load_predictor, predict_files
+
+
+def _size(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Height and width of ``WIDTHxHEIGHT``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise ValueError(f"--size {text!r}: must be WIDTHxHEIGHT in pixels, such as 384x384")
+    return int(found[2]), int(found[1])
+
+
+@click.command("predict")
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@click.option("--model", required=True, metavar="NAME", help="Such as espnetv2_200_seg_voc.")
+@click.option("--weights", default="DEFAULT", metavar="FILE_OR_NAME", help="DEFAULT: the model's published ones.")
+@click.option("--classes", type=int, help="How many the model has; its dataset's by default.")
+@click.option("--size", callback=_size, metavar="WxH", help="Of the model's input; as it was trained by default.")
+@click.option("--top-k", type=int, default=5, help="Most labels of a picture.")
+@click.option("--threshold", type=float, help="Least score reported; 0.3 for boxes, 0.5 for independent labels.")
+@click.option("--out", metavar="PNG_OR_FOLDER", help="Where to draw the answer; a folder for several pictures.")
+@device
+@as_json
+def predict(
+    pictures: tuple[str, ...],
+    model: str,
+    weights: str,
+    classes: int | None,
+    size: tuple[int, int] | None,
+    top_k: int,
+    threshold: float | None,
+    out: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Classify, segment or find objects in PICTUREs: files, or folders of them.
+
+    Exit code 2 says that some picture failed; the answers about the others are given all the same.
+    """
+    predictor = load_predictor(
+        model,
+        weights,
+        classes=classes,
+        size=size,
+        device=resolve_device(device),
+        top_k=top_k,
+        threshold=threshold,
+    )
+    results: list[dict[str, Any]] = []
+    failures: list[Failure] = []
+    lines: list[str] = []
+    for outcome in predict_files(predictor, pictures, out):
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            continue
+        lines.append(f"{outcome.picture}: {outcome.answer.describe()}")
+        if outcome.first_of_many:
+            say(f"note: {outcome.picture} holds several pictures; the first one is used")
+        written = [str(path) for path in outcome.written]
+        results.append({"picture": str(outcome.picture), **outcome.answer.as_dict(), "written": written})
+    failed = [{"picture": str(failure.picture), "reason": failure.reason} for failure in failures]
+    fields = {"model": model, "weights": weights, "results": results, "failures": failed}
+    if results or as_json:
+        answer(fields, as_json, "\n".join(lines))
+    if failures:
+        if len(results) + len(failures) > 1:
+            say(f"{len(failures)} of {len(results) + len(failures)} pictures failed:")
+        for failure in failures:
+            say(f"Error: {failure.reason}")
+        raise SystemExit(2)

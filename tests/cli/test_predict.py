@@ -1,0 +1,189 @@
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vision.pretrained import save_weights
+from vision.registry import create_model
+
+MODELS = {"classify": "espnetv2_050", "segment": "espnetv2_050_seg_voc", "detect": "espnetv2_050_ssd_voc"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """``weights(task)`` is a file of random weights, of 3 classes."""
+    folder = tmp_path_factory.mktemp("weights")
+    for seed, (task, name) in enumerate(MODELS.items()):
+        torch.manual_seed(seed)
+        save_weights(create_model(name, num_classes=3), folder / f"{task}.safetensors")
+    return lambda task: folder / f"{task}.safetensors"
+
+
+@pytest.fixture
+def album(tmp_path):
+    """A folder with two pictures, a truncated one, an empty one, and something else."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    for name in ("a.png", "d.jpg"):
+        Image.fromarray(noise).save(folder / name)
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:2000])
+    (folder / "c.gif").write_bytes(b"")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def predict(call, weights):
+    """``predict(task, *arguments)`` uses that task's random model on inputs of 64x48."""
+
+    def run(task, *arguments):
+        model = ("--model", MODELS[task], "--weights", weights(task), "--classes=3", "--size=64x48", "--device=cpu")
+        return call("predict", *model, *arguments)
+
+    return run
+
+
+def test_a_classifier_answers_in_json(predict, album, weights):
+    said = predict("classify", album / "a.png", "--top-k=2", "--json").json
+    assert (said["model"], said["weights"], said["failures"]) == (MODELS["classify"], str(weights("classify")), [])
+    (result,) = said["results"]
+    assert (result["picture"], result["written"]) == (str(album / "a.png"), [])
+    assert len(result["labels"]) == 2
+    assert set(result["labels"]) < {"class 0", "class 1", "class 2"}
+    assert 1 / 3 <= result["probabilities"][0] <= sum(result["probabilities"]) <= 1
+
+
+def test_a_segmenter_draws_an_overlay_and_a_mask(predict, album, tmp_path):
+    said = predict("segment", album / "a.png", "--out", tmp_path / "x.png", "--json").json
+    (result,) = said["results"]
+    assert result["written"] == [str(tmp_path / "x.png"), str(tmp_path / "x.mask.png")]
+    assert sum(result["shares"].values()) == pytest.approx(100)
+    with Image.open(tmp_path / "x.png") as overlay, Image.open(tmp_path / "x.mask.png") as mask:
+        assert overlay.size == mask.size == (70, 50)
+        shares = {f"class {i}": 100 * (np.asarray(mask) == i).mean() for i in range(3)}
+    assert result["shares"] == pytest.approx({label: share for label, share in shares.items() if share})
+
+
+def test_a_detector_reports_what_reaches_the_threshold(predict, album):
+    found, none = (
+        predict("detect", album / "a.png", f"--threshold={threshold}", "--json").json["results"][0]
+        for threshold in (0, 1)
+    )
+    assert len(found["boxes"]) == len(found["labels"]) == len(found["scores"]) > 0
+    for left, top, right, bottom in found["boxes"]:
+        assert 0 <= left <= right <= 70
+        assert 0 <= top <= bottom <= 50
+    assert {"boxes": [], "labels": [], "scores": []}.items() <= none.items()
+
+
+def test_without_json_there_is_one_line_for_each_picture(predict, album):
+    answer = predict("segment", album / "a.png", album / "d.jpg")
+    assert (answer.code, answer.err) == (0, "")
+    for line, name in zip(answer.out.splitlines(), ("a.png", "d.jpg"), strict=True):
+        assert re.fullmatch(rf"{re.escape(str(album / name))}: class \d [\d.]+%(, class \d [\d.]+%)*", line)
+
+
+def test_a_folder_with_files_that_cannot_be_read(predict, album, tmp_path):
+    answer = predict("segment", album, tmp_path / "none.png", "--out", tmp_path / "out", "--json")
+    assert answer.code == 2
+    assert len(answer.out.splitlines()) == 1
+    said = json.loads(answer.out)
+    assert [result["picture"] for result in said["results"]] == [str(album / "a.png"), str(album / "d.jpg")]
+    failed = [str(album / "b.png"), str(album / "c.gif"), str(tmp_path / "none.png")]
+    assert [failure["picture"] for failure in said["failures"]] == failed
+    summary, *errors = answer.err.splitlines()
+    assert summary == "3 of 5 pictures failed:"
+    assert errors == [f"Error: {failure['reason']}" for failure in said["failures"]]
+    for error, path in zip(errors, failed, strict=True):
+        assert error.startswith(f"Error: {path}: ")
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_single_picture_that_cannot_be_read(predict, album):
+    answer = predict("segment", album / "c.gif")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"Error: {album / 'c.gif'}: cannot be read: the file is empty\n"
+    answer = predict("segment", album / "c.gif", "--json")
+    assert (answer.code, json.loads(answer.out)["results"]) == (2, [])
+
+
+def test_an_animation_is_noted(predict, tmp_path):
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "many.gif", save_all=True, append_images=frames[1:])
+    answer = predict("classify", tmp_path / "many.gif", "--json")
+    assert len(answer.json["results"]) == 1
+    assert answer.err == f"note: {tmp_path / 'many.gif'} holds several pictures; the first one is used\n"
+
+
+def test_the_published_weights_are_the_default(call, album, monkeypatch):
+    asked = []
+
+    def stop(*arguments, **options):
+        asked.append((arguments, options))
+        raise ValueError("asked")
+
+    monkeypatch.setattr(sys.modules["eru_cli.predict"], "load_predictor", stop)
+    assert call("predict", album, "--model=espnetv2_200", "--device=cpu").err == "Error: asked\n"
+    call("predict", album, "--model=m", "--weights=w", "--classes=4", "--size=30x20", "--top-k=2", "--threshold=.1")
+    usual = {"classes": None, "size": None, "device": "cpu", "top_k": 5, "threshold": None}
+    changed = {"classes": 4, "size": (20, 30), "top_k": 2, "threshold": 0.1}
+    assert asked == [(("espnetv2_200", "DEFAULT"), usual), (("m", "w"), asked[1][1])]
+    assert asked[1][1].items() >= changed.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--size=64"], "--size '64': must be WIDTHxHEIGHT"),
+        (["--size=0x64"], "size=(64, 0)"),
+        (["--size=16x16"], "16"),
+        (["--top-k=0"], "top_k=0"),
+        (["--threshold=2"], "threshold=2.0"),
+        (["--classes=0"], "0"),
+        (["--classes=4"], "segment.safetensors"),
+        (["--model=espnetv2_seg"], "'espnetv2_seg'"),
+        (["--model=espnetv2_100_seg_voc"], "segment.safetensors"),
+        (["--weights=none.pth"], "none.pth"),
+        (["--weights=DEFAULT"], "espnetv2_175_seg_voc"),
+        (["--device=tpu"], "--device 'tpu'"),
+        (["--out=x.jpg"], "out='x.jpg'"),
+        (["--out=x.png"], "out='x.png'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_arguments_give_one_line(predict, album, arguments, said):
+    if arguments == ["--weights=DEFAULT"]:
+        arguments = ["--model=espnetv2_175_seg_voc", *arguments]
+    answer = predict("segment", album, *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err.splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", None], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_a_file_that_holds_no_weights(predict, album, weights, tmp_path, content, name):
+    path = tmp_path / name
+    if content is None:
+        content = weights("segment").read_bytes()[:5000]
+    path.write_bytes(content)
+    answer = predict("segment", album, "--weights", path)
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err.splitlines()
+    assert line.startswith("Error: ")
+    assert str(path) in line
+
+
+def test_no_picture_at_all(call, predict, tmp_path):
+    answer = call("predict", "--model=espnetv2_200")
+    assert (answer.code, answer.out) == (2, "")
+    assert "PICTURE" in answer.err
+    answer = predict("segment", tmp_path)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"Error: {tmp_path}: no pictures in this folder")

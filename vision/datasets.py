@@ -1,0 +1,127 @@
+"""What the classes of a model are called and how they are coloured."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+__all__ = ["CITYSCAPES", "COCO", "IMAGENET", "VOC", "Colour", "Dataset", "numbered", "voc_palette"]
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The classes that a model tells apart, in the order of its outputs.
+
+    Args:
+        name: A short name.
+        title: The name in full.
+        categories: What each class is called. One called ``background`` stands for whatever is none of the others.
+        palette: Red, green and blue (0-255) of each class, where the dataset has a customary colouring.
+
+    Raises:
+        ValueError: There is no category, two have one name, or there is not one colour for each.
+
+    Example:
+        >>> VOC.categories[15], VOC.colours[15], VOC.background
+        ('person', (192, 128, 128), 0)
+    """
+
+    name: str
+    title: str
+    categories: tuple[str, ...]
+    palette: tuple[Colour, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.categories:
+            raise ValueError(f"categories={self.categories!r}: must hold at least one name")
+        if len(set(self.categories)) < len(self.categories):
+            twice = next(name for name in self.categories if self.categories.count(name) > 1)
+            raise ValueError(f"categories name {twice!r} twice: each must have a name of its own")
+        if self.palette is not None and len(self.palette) != len(self.categories):
+            raise ValueError(f"palette holds {len(self.palette)} colours for {len(self.categories)} categories")
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """A colour for every class: the palette, or else that of VOC, continued."""
+        return self.palette or voc_palette(len(self.categories))
+
+    @property
+    def background(self) -> int | None:
+        """The index of the class called ``background``, or None."""
+        return self.categories.index("background") if "background" in self.categories else None
+
+    def with_background(self) -> "Dataset":
+        """The same classes after a black ``background``: for models whose one output tells a class from it."""
+        palette = self.palette and ((0, 0, 0), *self.palette)
+        return Dataset(self.name, self.title, ("background", *self.categories), palette)
+
+
+def voc_palette(size: int) -> tuple[Colour, ...]:
+    """The first colours of the PASCAL VOC palette.
+
+    Bit ``7 - j`` of red, green and blue is bit ``3 j``, ``3 j + 1`` and ``3 j + 2`` of the index.
+
+    Args:
+        size: How many.
+
+    Example:
+        >>> voc_palette(4)
+        ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    """
+
+    def channel(index: int, first_bit: int) -> int:
+        return sum((index >> (3 * j + first_bit) & 1) << (7 - j) for j in range(8))
+
+    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(size))
+
+
+def numbered(classes: int) -> Dataset:
+    """A dataset of which only the number of classes is known.
+
+    Args:
+        classes: How many, at least 1.
+
+    Raises:
+        ValueError: Fewer than one class.
+
+    Example:
+        >>> numbered(3).categories
+        ('class 0', 'class 1', 'class 2')
+    """
+    return Dataset("numbered", f"{classes} classes", tuple(f"class {i}" for i in range(classes)))
+
+
+def _labels(name: str) -> tuple[str, ...]:
+    return tuple((files("vision") / "labels" / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+
+
+IMAGENET = Dataset("imagenet", "ImageNet (ILSVRC 2012)", _labels("imagenet"))
+VOC = Dataset("voc", "PASCAL VOC 2012", _labels("voc"), voc_palette(21))
+COCO = Dataset("coco", "COCO 2017", _labels("coco"))
+CITYSCAPES = Dataset(
+    "cityscapes",
+    "Cityscapes",
+    _labels("cityscapes"),
+    (
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (102, 102, 156),
+        (190, 153, 153),
+        (153, 153, 153),
+        (250, 170, 30),
+        (220, 220, 0),
+        (107, 142, 35),
+        (152, 251, 152),
+        (70, 130, 180),
+        (220, 20, 60),
+        (255, 0, 0),
+        (0, 0, 142),
+        (0, 0, 70),
+        (0, 60, 100),
+        (0, 80, 100),
+        (0, 0, 230),
+        (119, 11, 32),
+        (0, 0, 0),
+    ),
+)

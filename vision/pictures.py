@@ -1,0 +1,149 @@
+"""Any picture file becomes one RGB picture, or one clear line that says why not."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["list_pictures", "open_picture", "picture_suffixes"]
+
+# Formats that Pillow names but does not decode itself: stubs, and EPS and WMF, which it hands to other programs.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+def open_picture(path: str | Path) -> "Image":
+    """Read a picture file as RGB, turned as its EXIF orientation says.
+
+    Transparent parts become white, 16-bit greyscale is scaled to 8 bits, CMYK converted. Of an animation or a file of
+    several pages the first is taken, and ``picture.info["first_of_many"]`` is True.
+
+    Args:
+        path: A file in any format that Pillow decodes.
+
+    Raises:
+        ValueError: The file is not there, is not a picture, is damaged, has more pixels than Pillow's limit against
+            decompression bombs, or has pixels whose range is not known. The message names it.
+
+    Example:
+        >>> open_picture("nowhere.png")
+        Traceback (most recent call last):
+        ValueError: nowhere.png: no such file
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder, not a picture' if path.is_dir() else 'no such file'}")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of what it could mend, and of large pictures below its limit.
+            warnings.simplefilter("ignore")
+            return _read(path)
+    except Exception as error:  # on damaged files Pillow's decoders raise almost anything
+        raise ValueError(f"{path}: {_reason(path, error)}") from error
+
+
+def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
+    """The files that are meant: files as they are given, folders replaced by the pictures in them, each once.
+
+    Args:
+        paths: Files and folders. Of a folder, the files whose name ends as a picture's are taken, sorted by name; its
+            sub-folders are not entered.
+
+    Raises:
+        ValueError: A folder without pictures.
+
+    Example:
+        >>> list_pictures(["b.png", "a.png", "b.png"]) == [Path("b.png"), Path("a.png")]
+        True
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in picture_suffixes() and p.is_file())
+        if not inside:
+            raise ValueError(f"{path}: no pictures in this folder (no names that end as a picture's, such as .jpg)")
+        found.extend(inside)
+    return list(dict.fromkeys(found))
+
+
+def picture_suffixes() -> frozenset[str]:
+    """The endings of the names of pictures, in lower case.
+
+    Example:
+        >>> {".jpg", ".png"} <= picture_suffixes(), ".txt" in picture_suffixes()
+        (True, False)
+    """
+    from PIL import Image
+
+    formats = _formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+
+
+def _read(path: Path) -> "Image":
+    from PIL import Image
+
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
+    with Image.open(path, formats=_formats()) as file:
+        file.load()
+        # A second picture in a photograph's file is a preview of the first, or its depth.
+        several = file.format != "MPO" and getattr(file, "is_animated", False)
+        picture = _to_rgb(_upright(file))
+    picture.info = {"first_of_many": True} if several else {}
+    return picture
+
+
+def _upright(picture: "Image") -> "Image":
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF data says nothing about the pixels
+        return picture.copy()
+
+
+def _to_rgb(picture: "Image") -> "Image":
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        picture = _from_integers(picture)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known: convert it to 8 or 16 bits")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _from_integers(picture: "Image") -> "Image":
+    """Greyscale of 16 bits, which some formats and versions of Pillow hold in 32."""
+    from PIL import Image
+
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its pixels range from {values.min()} to {values.max()}: must be within 0..65535")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture, or in a format that Pillow cannot read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more pixels than the limit of {2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
+    said = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+    return f"cannot be read: {said}"
