@@ -87,6 +87,7 @@ def stages(
         part.register_forward_hook(leave)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         (model if method == "forward" else getattr(model, method))(*inputs)
+        settle()  # a method other than forward enters and leaves nothing
     # What a model does outside of its submodules, such as a tied softmax, comes last.
     order = [*(name for name in names.values() if name), ""]
     return [Stage(n, parameters[n], flops[n] // 2) for n in order if parameters[n] or flops[n]]

@@ -25,6 +25,8 @@ class StridedEESP(nn.Module):
         out_channels: N > M; the EESP contributes N - M channels.
         ndim: 1, 2 or 3.
         shortcut_channels: channels of the image; ``None`` builds no shortcut (an ablation of Table 6).
+        feed_image: use the shortcut. Where not, it is held, frozen, but not applied, as level 5 of the published
+            classifiers does; the image may then be left out.
         norm: as for :class:`EESP`.
         activation: as for :class:`EESP`.
         device: where the parameters live.
@@ -50,6 +52,7 @@ class StridedEESP(nn.Module):
         *,
         ndim: int,
         shortcut_channels: int | None = None,
+        feed_image: bool = True,
         norm: Layer | None = None,
         activation: Layer | None = None,
         device: torch.device | str | None = None,
@@ -80,15 +83,18 @@ class StridedEESP(nn.Module):
                 conv(shortcut_channels, out_channels, 1, bias=False),
                 *([norm(out_channels)] if norm is not None else []),
             ]
-            self.shortcut = nn.Sequential(*layers).to(device=device, dtype=dtype)
+            self.shortcut = nn.Sequential(*layers).to(device=device, dtype=dtype).requires_grad_(feed_image)
+        self.feed_image = feed_image
         last = nn.Identity() if activation is None else activation(out_channels)
         self.activation = last.to(device=device, dtype=dtype)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Halve (B, M, *space); ``image`` (B, C, *as large or larger space) feeds the shortcut, if given."""
+        """Halve (B, M, *space); ``image`` (B, C, *as large as the result, or larger) feeds the shortcut."""
         halve = partial(_avg_pool[self.ndim], kernel_size=3, stride=2, padding=1)
         out = torch.cat([halve(x), self.eesp(x)], dim=1)
-        if self.shortcut is not None and image is not None:
+        if self.shortcut is not None and self.feed_image:
+            if image is None:
+                raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
             size = out.shape[2:]
             if image.dim() != out.dim():
                 raise ValueError(f"image of shape {tuple(image.shape)}: expected {out.dim()} dimensions")

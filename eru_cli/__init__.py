@@ -41,7 +41,7 @@ def _fail(message: str) -> None:
 @click.group(cls=_Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.version_option(eru.__version__, prog_name="eru")
 def main() -> None:
-    """Parameter-efficient sequence modelling: train, evaluate and sample ERU language models."""
+    """ERU language models: train, evaluate, sample. ESPNetv2 vision: predict on pictures. Both: count."""
 
 
 for command in (lm_train, lm_eval, lm_generate, summary, paper, predict):

@@ -141,3 +141,24 @@ def test_the_model_stays_as_it_is():
     for name, value in model.state_dict().items():
         assert value.device.type == "cpu"
         assert torch.equal(value, before[name])
+
+
+class Twice(nn.Module):
+    """A child's product, and one of its own after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.child = nn.Linear(3, 4)
+        self.weight = nn.Parameter(torch.zeros(4, 5))
+
+    def raw(self, x):
+        return self.child(x) @ self.weight
+
+    def forward(self, x):
+        return self.raw(self.raw(x)[:, :3])
+
+
+@pytest.mark.parametrize(("method", "times"), [("raw", 1), ("forward", 2)])
+def test_any_method_is_counted_to_its_end(method, times):
+    found = {stage.name: stage.multiply_adds for stage in stages(Twice(), [(1, 3)], depth=1, method=method)}
+    assert found == {"child": times * 12, "": times * 20}

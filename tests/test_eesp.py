@@ -445,8 +445,9 @@ def test_down_sampling_holds_its_units_activation_frozen_and_applies_the_one_of_
     assert not torch.equal(down(x), before)
 
 
-def test_down_sampling_without_an_image_leaves_the_shortcut_out():
-    down = draw_all(StridedEESP(4, 12, ndim=2, shortcut_channels=3, activation=nn.PReLU))
+def test_a_shortcut_that_is_not_fed_is_held_frozen_and_left_out():
+    down = draw_all(StridedEESP(4, 12, ndim=2, shortcut_channels=3, feed_image=False, activation=nn.PReLU))
+    assert not any(p.requires_grad for p in down.shortcut.parameters())
     plain = StridedEESP(4, 12, ndim=2, activation=nn.PReLU)
     plain.load_state_dict({k: v for k, v in down.state_dict().items() if not k.startswith("shortcut")})
     x = torch.randn(2, 4, 9, 6)
@@ -456,6 +457,7 @@ def test_down_sampling_without_an_image_leaves_the_shortcut_out():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
+        (None, "image=None"),
         (torch.zeros(1, 3, 20, 20), "never gives the size"),
         (torch.zeros(1, 3, 2, 2), "never gives the size"),
         (torch.zeros(1, 3, 16), "expected 4 dimensions"),

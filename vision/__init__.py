@@ -10,9 +10,10 @@ from vision.datasets import Dataset
 from vision.detection import Detector
 from vision.optimize import optimize
 from vision.preprocessing import Preprocessing
-from vision.pretrained import Weights, list_weights, load_weights, save_weights
+from vision.pretrained import load_weights, save_weights
 from vision.registry import create_model, list_models
 from vision.segmentation import Segmenter
+from vision.weights import Weights, list_weights
 
 __all__ = [
     "Classifier",

@@ -1,8 +1,8 @@
 """The ESPNetv2 backbone: five levels, each half the size of the one before."""
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,8 +25,9 @@ _UNIT_LIMITS = {3: 9, 4: 7, 5: 5}
 def channels(width: float) -> tuple[int, ...]:
     """Channels of the five levels, and of the map that a classifier pools (Table 2).
 
-    The base is 32 times the width, rounded up to a multiple of 8; what the paper's division into branches and groups
-    does not fit is fitted by :func:`eru.eesp.fit_sizes`.
+    The base is 32 times the width, rounded up to a multiple of 4, so widths a few hundredths apart may be one and the
+    same network; what the paper's division into branches and groups does not fit is fitted by
+    :func:`eru.eesp.fit_sizes`.
 
     Args:
         width: above 0; the paper's s.
@@ -40,45 +41,52 @@ def channels(width: float) -> tuple[int, ...]:
     """
     if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < math.inf:
         raise ValueError(f"width={width!r}: must be a number above 0, such as {', '.join(map(str, WIDTHS))}")
-    base = 8 * math.ceil(max(1, int(32 * width)) / 8)
+    base = 4 * math.ceil(max(1, int(32 * width)) / 4)
     return (min(32, base), *(base * 2**level for level in range(1, LEVELS)), 1024 if width <= 1.5 else 1280)
 
 
 class FeatureInfo(list[dict[str, Any]]):
     """What the maps of a backbone are: a list of ``{"num_chs", "reduction", "module"}``, as in timm.
 
+    Its methods answer for the maps that the backbone gives, or for those of other ``indices``.
+
     Example:
-        >>> ESPNetv2(0.5, device="meta").feature_info.channels((1, 3))
-        [32, 128]
+        >>> info = ESPNetv2(0.5, out_indices=(1, 3), device="meta").feature_info
+        >>> info.channels(), info.reduction((0, 4))
+        ([32, 128], [2, 32])
     """
+
+    def __init__(self, maps: Iterable[dict[str, Any]], out_indices: Sequence[int]) -> None:
+        super().__init__(maps)
+        self.out_indices = tuple(out_indices)
 
     def channels(self, indices: Sequence[int] | None = None) -> list[int]:
         """Channels of the maps."""
-        return [self[i]["num_chs"] for i in (range(len(self)) if indices is None else indices)]
+        return self._get("num_chs", indices)
 
     def reduction(self, indices: Sequence[int] | None = None) -> list[int]:
         """How many times smaller than the image the maps are."""
-        return [self[i]["reduction"] for i in (range(len(self)) if indices is None else indices)]
+        return self._get("reduction", indices)
 
     def module_name(self, indices: Sequence[int] | None = None) -> list[str]:
         """Which part of the backbone gives each map."""
-        return [self[i]["module"] for i in (range(len(self)) if indices is None else indices)]
+        return self._get("module", indices)
+
+    def _get(self, key: str, indices: Sequence[int] | None) -> list[Any]:
+        return [self[i][key] for i in (self.out_indices if indices is None else indices)]
 
 
 class Level(nn.Module):
     """One level: a strided unit that sees the image again, then units that keep the size."""
 
-    def __init__(self, down: StridedEESP, units: Sequence[nn.Module], feeds_image: bool) -> None:
+    def __init__(self, down: StridedEESP, units: Sequence[nn.Module]) -> None:
         super().__init__()
         self.down = down
         self.units = nn.Sequential(*units)
-        self.feeds_image = feeds_image
-        if down.shortcut is not None:
-            down.shortcut.requires_grad_(feeds_image)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """Halve (N, M, H, W); ``image`` is already as large as the result."""
-        return self.units(self.down(x, image if self.feeds_image else None))
+        return self.units(self.down(x, image))
 
 
 class ESPNetv2(nn.Module):
@@ -127,12 +135,15 @@ class ESPNetv2(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.weights_record: Any = None
         if depth not in range(1, LEVELS + 1):
             raise ValueError(f"depth={depth}: must be 1 to {LEVELS}")
+        if not set(image_levels) <= set(range(2, LEVELS + 1)):
+            raise ValueError(f"image_levels={tuple(image_levels)}: must be among 2 to {LEVELS}")
         if in_channels < 1:
             raise ValueError(f"in_channels={in_channels}: must be at least 1")
         self.width, self.in_channels, self.depth = width, in_channels, depth
-        self.out_indices = _resolve(range(depth) if out_indices is None else out_indices, depth)
+        self.out_indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
         self.checkpointing = False
         sizes = channels(width)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -152,6 +163,7 @@ class ESPNetv2(nn.Module):
                 ndim=2,
                 receptive_field=_DOWN_LIMITS[level],
                 shortcut_channels=in_channels if shortcut else None,
+                feed_image=level in image_levels,
                 **options,
             )
             units: list[nn.Module] = [
@@ -161,11 +173,12 @@ class ESPNetv2(nn.Module):
             if level == LEVELS:
                 units.append(ConvNormAct(here, here, 3, groups=here, **place))
                 units.append(ConvNormAct(here, sizes[-1], 1, groups=4, **place))
-            setattr(self, f"level{level}", Level(down, units, level in image_levels))
+            setattr(self, f"level{level}", Level(down, units))
         maps = [*sizes[: LEVELS - 1], sizes[-1]][:depth]
-        self.feature_info = FeatureInfo(
+        described = [
             {"num_chs": size, "reduction": 2 ** (i + 1), "module": f"level{i + 1}"} for i, size in enumerate(maps)
-        )
+        ]
+        self.feature_info = FeatureInfo(described, self.out_indices)
         init_weights(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -179,12 +192,15 @@ class ESPNetv2(nn.Module):
 
     def forward_levels(self, x: Tensor, depth: int) -> list[Tensor]:
         """The maps of the first ``depth`` levels."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"image of type {kind}: expected a tensor of floating-point numbers, normalised")
         if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SMALLEST_SIDE:
             raise ValueError(
                 f"image of shape {tuple(x.shape)}: expected (N, {self.in_channels}, H, W) "
                 f"with H and W at least {SMALLEST_SIDE}"
             )
-        run = partial(checkpoint, use_reentrant=False) if self.checkpointing and self.training else _call
+        run = _recomputed if self.checkpointing and self.training else _run
         image = F.avg_pool2d(x, 3, 2, 1)
         maps = [self.level1(x)]
         for level in range(2, depth + 1):
@@ -198,9 +214,22 @@ class ESPNetv2(nn.Module):
 
 
 class Network(nn.Module):
-    """A backbone with a head: what all whole models share."""
+    """A backbone with a head: what all whole models share.
+
+    Attributes:
+        num_classes: of the head.
+        architecture: the constructor's other arguments, such as a file of weights keeps beside them.
+        name: in the registry, where it was made there.
+        weights_record: of the published weights that were loaded last, if any.
+        dataset: describes the classes, if they are a known dataset's.
+    """
 
     backbone: ESPNetv2
+    num_classes: int
+    architecture: dict[str, Any]
+    name: str | None = None
+    weights_record: Any = None
+    dataset: Any = None
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -211,13 +240,47 @@ class Network(nn.Module):
         """See :meth:`ESPNetv2.set_grad_checkpointing`."""
         self.backbone.set_grad_checkpointing(enable)
 
+    def _take_classes(self, num_classes: int, least: int) -> None:
+        """Remember how many classes there are from now on; which ones, nobody knows."""
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < least:
+            raise ValueError(f"num_classes={num_classes!r}: must be a whole number, at least {least}")
+        self.num_classes, self.dataset = num_classes, None
 
-def _call(function: nn.Module, *inputs: Tensor) -> Tensor:
-    return function(*inputs)
+
+def _run(level: Level, x: Tensor, image: Tensor) -> Tensor:
+    return level(x, image)
 
 
-def _resolve(indices: Sequence[int], depth: int) -> tuple[int, ...]:
-    wrong = [i for i in indices if not -depth <= i < depth]
-    if wrong or not indices:
-        raise ValueError(f"out_indices={tuple(indices)}: must name maps 0 to {depth - 1}")
+def _recomputed(level: Level, x: Tensor, image: Tensor) -> Tensor:
+    """Run a level of which the backward pass computes the inside again."""
+    return checkpoint(level, x, image, use_reentrant=False, context_fn=lambda: (nullcontext(), _not_tracking(level)))
+
+
+@contextmanager
+def _not_tracking(level: Level) -> Iterator[None]:
+    """Batch normalisation as in training, but the running statistics have seen this batch already."""
+    norms = [part for part in level.modules() if isinstance(part, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
+
+
+def resolve_indices(indices: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Indices of maps from 0, where negative ones count from the end.
+
+    Raises:
+        ValueError: there is none, or one names no map.
+
+    Example:
+        >>> resolve_indices((1, -1), 5)
+        (1, 4)
+    """
+    if not isinstance(indices, Sequence) or not indices or any(i not in range(-depth, depth) for i in indices):
+        raise ValueError(f"out_indices={indices}: must name maps, 0 to {depth - 1}")
     return tuple(i % depth for i in indices)

@@ -52,28 +52,29 @@ class Classifier(Network):
         super().__init__()
         self.backbone = ESPNetv2(width, in_channels, **options, device=device, dtype=dtype)
         self.num_features = self.backbone.feature_info[-1]["num_chs"]
+        self.architecture = {
+            "width": width,
+            "in_channels": in_channels,
+            "multi_label": multi_label,
+            "dropout": dropout,
+            **options,
+        }
         self.multi_label = multi_label
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.reset_classifier(num_classes, device=device, dtype=dtype)
+        self.reset_classifier(num_classes)
 
-    def reset_classifier(
-        self, num_classes: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """A new classifier for other classes, where and as the backbone is unless told otherwise; 0 for none."""
-        if num_classes < 0:
-            raise ValueError(f"num_classes={num_classes}: must be at least 0")
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new classifier for other classes, where and as the backbone is; 0 for none."""
+        self._take_classes(num_classes, least=0)
         like = next(self.backbone.parameters())
-        self.num_classes = num_classes
         self.classifier: nn.Module = nn.Identity()
         if num_classes:
-            self.classifier = nn.Linear(
-                self.num_features, num_classes, device=device or like.device, dtype=dtype or like.dtype
-            )
+            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
             init_weights(self.classifier)
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer."""
+        """The linear layer, or an identity where there are no classes."""
         return self.classifier
 
     def forward_features(self, x: Tensor) -> Tensor:

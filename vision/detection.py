@@ -29,8 +29,8 @@ class Detector(Network):
     efficient pyramids P. At every cell of every :math:`d_l`, two point-wise convolutions give six priors
     (:func:`vision.boxes.make_priors`) their classes and their offsets.
 
-    Called as torchvision's detectors are. The images are a batch (N, in_channels, H, W), or a list of images
-    (in_channels, H, W), which are resized to ``size`` unless they are all alike; normalised, H and W at least 32.
+    Called as torchvision's detectors are. The images are a batch (N, in_channels, H, W), taken as it is, or a list of
+    images (in_channels, H, W), each resized to ``size``; normalised, H and W at least 32.
     Boxes are (x1, y1, x2, y2) in pixels of each given image.
 
     - In training, with ``targets``, a dictionary for each image with ``"boxes"`` (n, 4), 0 <= x1 < x2 <= W and
@@ -43,7 +43,7 @@ class Detector(Network):
         width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
         num_classes: with the background, class 0; at least 2.
         in_channels: of the image.
-        size: height and width to which lists of unequal images are resized.
+        size: height and width to which the images of a list are resized.
         score_threshold: lower scores are no detections.
         nms_threshold: of two boxes of a class that overlap (intersection over union) by more only the better stays.
         top_k: candidates of each class before that, and detections of an image after it, at most.
@@ -89,6 +89,17 @@ class Detector(Network):
         self.size, self.top_k, self.negatives = tuple(size), top_k, negatives
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.match_threshold = match_threshold
+        self.architecture = {
+            "width": width,
+            "in_channels": in_channels,
+            "size": self.size,
+            "score_threshold": score_threshold,
+            "nms_threshold": nms_threshold,
+            "top_k": top_k,
+            "match_threshold": match_threshold,
+            "negatives": negatives,
+            **options,
+        }
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.backbone = ESPNetv2(
             width, in_channels, out_indices=(2, 3, 4), image_levels=(2, 3, 4, 5), **options, **place
@@ -108,9 +119,7 @@ class Detector(Network):
 
     def reset_classifier(self, num_classes: int) -> None:
         """New point-wise convolutions for other classes, the background included."""
-        if num_classes < 2:
-            raise ValueError(f"num_classes={num_classes}: must be at least 2, the background and one more")
-        self.num_classes = num_classes
+        self._take_classes(num_classes, least=2)
         like = self.loc_layers[0].weight
         self.cls_layers = _heads(self.map_channels, num_classes, {"device": like.device, "dtype": like.dtype})
 
@@ -167,12 +176,8 @@ class Detector(Network):
             if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
                 raise ValueError(f"images[{i}] of shape {tuple(image.shape)}: expected ({channels}, H, W)")
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        if len(set(sizes)) > 1:
-            images = [
-                F.interpolate(image.unsqueeze(0), self.size, mode="bilinear", antialias=True).squeeze(0)
-                for image in images
-            ]
-        return torch.stack(list(images)), sizes
+        # One size for all, so that no answer depends on what else is in the list.
+        return torch.cat([_resize_image(image, self.size) for image in images]), sizes
 
     def _match(
         self, priors: Tensor, sizes: list[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]
@@ -211,6 +216,14 @@ class Detector(Network):
         return results
 
 
+def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) -> (1, C, *size), as Pillow would; in float32, which is all that it is written for."""
+    if image.shape[1:] == size:
+        return image[None]
+    wide = image[None].to(torch.promote_types(image.dtype, torch.float32))
+    return F.interpolate(wide, size, mode="bilinear", antialias=True).to(image.dtype)
+
+
 def _halve(in_channels: int, out_channels: int, place: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(
         ConvNormAct(in_channels, in_channels, 3, stride=2, groups=in_channels, **place),
@@ -247,7 +260,7 @@ def _check_options(
     top_k: int,
     negatives: float,
 ) -> None:
-    if len(size) != 2 or min(size) < SMALLEST_SIDE:
+    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < SMALLEST_SIDE:
         raise ValueError(f"size={size}: must be height and width, both at least {SMALLEST_SIDE}")
     thresholds = {"score": score_threshold, "nms": nms_threshold, "match": match_threshold}
     for name, value in thresholds.items():

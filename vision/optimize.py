@@ -41,18 +41,15 @@ def optimize(model: nn.Module) -> nn.Module:
 
 
 def _fold_parts(module: nn.Module) -> None:
-    names = [name for name, _ in module.named_children()]
-    for name in names:
-        part = getattr(module, name)
+    for name, part in list(module.named_children()):
         if isinstance(part, EESP):
-            if part.ndim == 2 and part.stacks == 1 and part.reduce_layers and _folds(part.reduce_layers[0]):
+            if _folds_whole(part):
                 setattr(module, name, InferenceEESP(part))
         elif _folds(part):
             setattr(module, name, ScaleShift(*_affine(part)))
-        elif isinstance(part, nn.Sequential):
-            _fold_run(part)
-            _fold_parts(part)
         else:
+            if isinstance(part, nn.Sequential):
+                _fold_run(part)
             _fold_parts(part)
 
 
@@ -60,12 +57,15 @@ def _fold_run(run: nn.Sequential) -> None:
     """Fold every normalisation of a run into the convolution right before it."""
     for i in range(len(run) - 1):
         convolution, norm = run[i], run[i + 1]
-        if isinstance(convolution, nn.Conv2d) and _folds(norm):
+        if isinstance(convolution, nn.Conv2d) and convolution.padding_mode == "zeros" and _folds(norm):
             scale, shift = _affine(norm)
+            bias = 0 if convolution.bias is None else convolution.bias * scale.flatten()
             run[i] = FoldedConv(
                 convolution.weight * scale,
-                shift if convolution.bias is None else shift + convolution.bias * scale.flatten(),
-                stride=convolution.stride[0],
+                shift + bias,
+                stride=convolution.stride,
+                padding=convolution.padding,
+                dilation=convolution.dilation,
                 groups=convolution.groups,
             )
             run[i + 1] = nn.Identity()
@@ -74,6 +74,13 @@ def _fold_run(run: nn.Sequential) -> None:
 def _folds(part: nn.Module) -> bool:
     """Whether a part is a fixed scale and shift at inference."""
     return isinstance(part, nn.BatchNorm2d) and part.affine and part.track_running_stats
+
+
+def _folds_whole(unit: EESP) -> bool:
+    """Whether a unit is one of the vision networks' kind."""
+    norms = [part[0] for part in (unit.reduce_layers, unit.branch_layers, unit.expand_layers) if len(part)]
+    plain = unit.ndim == 2 and unit.stacks == 1 and unit.conv_axis == "space"
+    return plain and len(norms) == 3 and all(map(_folds, norms))
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -96,46 +103,63 @@ class ScaleShift(nn.Module):
 
 
 class FoldedConv(nn.Module):
-    """A convolution with what followed it folded in; padded so that stride 1 keeps the size."""
+    """A convolution with what followed it folded in; its options are those of ``torch.nn.functional.conv2d``."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, dilation: int = 1, groups: int = 1
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, **options: Any) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        self.stride, self.dilation, self.groups = stride, dilation, groups
-        self.padding = (weight.shape[-1] - 1) * dilation // 2
+        self.options = options
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, M, H, W)."""
-        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            # With one thread torch would take its slow path for point-wise convolutions.
-            padding, stride, dilation = [self.padding] * 2, [self.stride] * 2, [self.dilation] * 2
-            return torch.mkldnn_convolution(x, self.weight, self.bias, padding, stride, dilation, self.groups)
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if self.weight.shape[2:] == (1, 1) and self.options["stride"] in (1, (1, 1)) and _prefers_onednn(x):
+            return torch.mkldnn_convolution(x, self.weight, self.bias, [0, 0], [1, 1], [1, 1], self.options["groups"])
+        return F.conv2d(x, self.weight, self.bias, **self.options)
+
+
+def _prefers_onednn(x: Tensor) -> bool:
+    """Whether oneDNN is to be called by name for a point-wise convolution.
+
+    torch calls it by itself for all others, but with one thread takes a slower way for these. A compiler cannot trace
+    the operator, and has its own way.
+    """
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel():
+        return False
+    return (
+        torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
+    )
 
 
 class InferenceEESP(nn.Module):
-    """An EESP unit at inference: five convolutions, running sums in place, one multiply-add."""
+    """An EESP unit at inference: reduce, branches and expand, running sums in place, one multiply-add."""
 
     def __init__(self, unit: EESP) -> None:
         super().__init__()
-        scale, shift = _affine(unit.reduce_layers[0])
-        self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups)
-        self.reduce_activation = unit.reduce_layers[1]
+        reduce_norm, *reduce_layers = unit.reduce_layers
+        branch_norm, *branch_layers = unit.branch_layers
+        point: dict[str, Any] = {"stride": 1, "padding": 0}
+        scale, shift = _affine(reduce_norm)
+        self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups, **point)
+        self.reduce_activation = nn.Sequential(*reduce_layers)
         self.branches = nn.ModuleList(
-            FoldedConv(weight, None, stride=unit.stride, dilation=dilation, groups=unit.width // weight.shape[1])
+            FoldedConv(
+                weight,
+                None,
+                stride=unit.stride,
+                padding=(unit.kernel_size - 1) * dilation // 2,
+                dilation=dilation,
+                groups=unit.width // weight.shape[1],
+            )
             for weight, dilation in zip(unit.branch_weights(), unit.dilations, strict=True)
         )
-        self.branch_norm = ScaleShift(*_affine(unit.branch_layers[0]))
-        self.branch_activation = unit.branch_layers[1]
+        self.branch_norm = ScaleShift(*_affine(branch_norm))
+        self.branch_activation = nn.Sequential(*branch_layers)
+        # Where the sizes do not divide evenly, the unit expands to more channels than it keeps.
+        self.out_channels, extra = unit.out_channels, len(unit.expand_weight) - unit.out_channels
         scale, shift = _affine(unit.expand_layers[0])
-        # Of a width that does not divide evenly, the unit expands to more channels than it keeps.
-        extra = len(unit.expand_weight) - unit.out_channels
-        weight = unit.expand_weight * F.pad(scale, (0, 0, 0, 0, 0, 0, 0, extra))
-        self.expand = FoldedConv(weight, F.pad(shift, (0, extra)), groups=unit.expand_groups)
-        self.out_channels = unit.out_channels
+        weight = unit.expand_weight * F.pad(scale.flatten(), (0, extra)).view(-1, 1, 1, 1)
+        self.expand = FoldedConv(weight, F.pad(shift, (0, extra)), groups=unit.expand_groups, **point)
         self.fusion, self.residual = unit.fusion, unit.residual
         self.activation = nn.Identity() if unit.stride > 1 else unit.activation
 

@@ -15,8 +15,8 @@ from vision.answers import Answer, Classification, Detections, Segmentation
 from vision.datasets import Dataset, numbered
 from vision.pictures import list_pictures, open_picture, picture_suffixes
 from vision.preprocessing import Preprocessing
-from vision.pretrained import Weights
 from vision.registry import create_model
+from vision.weights import Weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,8 +36,8 @@ class Predictor:
         preprocessing: From a picture to the model's input. Only a classifier's may crop.
         dataset: The model's classes, as many as it has outputs.
         top_k: Most labels of a picture, where one of them is right.
-        threshold: Least score of what is reported, where several may be: by default 0.3 for detections and 0.5 for
-            the labels of a multi-label classifier and for the pixels of one class.
+        threshold: Least score of what is reported: by default 0.3 for detections, 0.5 for the labels of a multi-label
+            classifier and for the pixels of one class, and 0 where one label is right.
 
     Raises:
         ValueError: ``top_k`` is below 1, or ``threshold`` outside of [0, 1].
@@ -71,7 +71,8 @@ class Predictor:
         """The model's answer about a picture in mode RGB.
 
         Raises:
-            ValueError: The model's outputs are not finite, or do not fit the dataset or the preprocessing.
+            ValueError: The model's outputs do not fit the dataset or the preprocessing.
+            ArithmeticError: The model's outputs are not finite.
         """
         like = next(self.model.parameters(), torch.empty(0))
         output = self.model(self.preprocessing(picture).to(like.device, like.dtype).unsqueeze(0))
@@ -90,7 +91,7 @@ class Predictor:
             count = int((probabilities > self._threshold(0.5)).sum())
         else:
             probabilities, order = logits.float().softmax(dim=0).sort(descending=True)
-            count = self.top_k
+            count = min(self.top_k, int((probabilities >= self._threshold(0)).sum()))
         labels = tuple(self.dataset.categories[i] for i in order[:count].tolist())
         return Classification(labels, tuple(probabilities[:count].tolist()))
 
@@ -134,7 +135,7 @@ class Predictor:
             wanted = len(self.dataset.categories)
             raise ValueError(f"dataset {self.dataset.title} has {wanted} categories, the model {len(logits)} outputs")
         if not logits.isfinite().all():
-            raise ValueError("the model's outputs are not finite: its weights are damaged, or its training diverged")
+            raise ArithmeticError("the model's outputs are not finite: are its weights damaged?")
 
     def _threshold(self, usual: float) -> float:
         return usual if self.threshold is None else self.threshold
@@ -247,7 +248,10 @@ def _predict_file(predictor: Predictor, file: Path, target: Path | None) -> Pred
         picture = open_picture(file)
     except ValueError as error:
         return Failure(file, str(error))
-    answer = predictor(picture)
+    try:
+        answer = predictor(picture)
+    except ArithmeticError as error:
+        return Failure(file, f"{file}: {error}")
     try:
         written = () if target is None else _write(answer.render(picture), target)
     except OSError as error:

@@ -1,159 +1,32 @@
-"""The authors' published weights: what there is, and how a file becomes a model's state.
+"""Files of weights: found, verified, read without unpickling anything, and loaded strictly.
 
-The files are those of sacmehta/EdgeNets (MIT licence). Each is known by its git blob id, which is checked before
-anything reads the file; no file is ever unpickled into more than tensors.
+The authors' files are known by their git blob ids; what is verified is what is read.
 """
 
+import difflib
 import hashlib
+import io
+import json
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from eru.cache import cache_dir, download, make_cache_folder
 from eru.training.files import atomic_write
-from vision.datasets import CITYSCAPES, COCO, IMAGENET, VOC, Dataset
-from vision.preprocessing import Preprocessing
+from vision.backbone import Network
 from vision.published import from_published, is_published
+from vision.weights import WEIGHTS, Weights
 
-_SOURCE = "https://raw.githubusercontent.com/sacmehta/EdgeNets/master/model"
+_ARCHITECTURE = "architecture"  # in a safetensors file's metadata
 _SIZE_LIMIT = 64 << 20  # bytes; the largest file has about 24 MB
-
-
-@dataclass(frozen=True)
-class Weights:
-    r"""One published file.
-
-    Attributes:
-        name: the model's name, a dot and what tells its files apart: ``espnetv2_200_seg_voc.384x384``.
-        model: name in the registry of the model that the weights are for.
-        url: where the file is.
-        blob: its git blob id, the SHA-1 of ``blob <size>\0`` and its bytes.
-        dataset: what it was trained on, with categories and palette.
-        preprocessing: from a picture to the network's input.
-        metrics: as published, in per cent.
-        licence: of the file.
-        attribution: whose work it is.
-    """
-
-    name: str
-    model: str
-    url: str
-    blob: str
-    dataset: Dataset
-    preprocessing: Preprocessing
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    licence: str = "MIT"
-    attribution: str = "Sachin Mehta and others, ESPNetv2 (CVPR 2019), github.com/sacmehta/EdgeNets"
-
-    @property
-    def file_name(self) -> str:
-        """The file's own name."""
-        return self.url.rpartition("/")[2]
-
-
-def model_name(width: float, suffix: str = "") -> str:
-    """Name in the registry of the model of a width.
-
-    Example:
-        >>> model_name(0.5), model_name(2.0, "_seg_voc")
-        ('espnetv2_050', 'espnetv2_200_seg_voc')
-    """
-    return f"espnetv2_{round(100 * width):03d}{suffix}"
-
-
-def _weights(
-    task: str, width: float, dataset: str, size: tuple[int, int], blob: str, metrics: Mapping[str, float]
-) -> Weights:
-    """The record of a file; ``size`` is (width, height), as in the file's name."""
-    suffix, tag, described = {
-        "imagenet": ("", "imagenet_224", IMAGENET),
-        "pascal": ("voc", "{}x{}", VOC),
-        "city": ("city", "{}x{}", CITYSCAPES),
-        "coco": ("coco", "{}x{}", COCO),
-    }[dataset]
-    head = {"classification": "", "segmentation": "_seg_", "detection": "_ssd_"}[task]
-    model = model_name(width, head + suffix)
-    file = f"espnetv2_s_{width}_{dataset}_{size[0]}x{size[1]}.pth"
-    return Weights(
-        name=f"{model}.{tag.format(*size)}",
-        model=model,
-        url=f"{_SOURCE}/{task}/model_zoo/espnetv2/{file}",
-        blob=blob,
-        dataset=described,
-        preprocessing=Preprocessing(size[::-1], crop=0.875 if task == "classification" else None),
-        metrics=metrics,
-    )
-
-
-def _classification(width: float, blob: str, top1: float, top5: float) -> Weights:
-    return _weights("classification", width, "imagenet", (224, 224), blob, {"top-1": top1, "top-5": top5})
-
-
-def _segmentation(
-    width: float, dataset: str, size: tuple[int, int], blob: str, miou: float | None, test: float | None = None
-) -> Weights:
-    metrics = {"mIoU (val)": miou, "mIoU (test)": test}
-    known = {name: value for name, value in metrics.items() if value is not None}
-    return _weights("segmentation", width, dataset, size, blob, known)
-
-
-def _detection(dataset: str, side: int, blob: str, metric: float) -> Weights:
-    name = "mAP@[.50:.95]" if dataset == "coco" else "mAP (VOC 2007)"
-    return _weights("detection", 2.0, dataset, (side, side), blob, {name: metric})
-
-
-_SMALL, _LARGE = (256, 256), (384, 384)
-_HALF, _FULL = (512, 256), (1024, 512)
-
-# Of a model's files the one listed first is its default. The 50.4 that an older table gives for the city file of
-# s = 2.0 at 512x256 was withdrawn by the authors and is left out.
-WEIGHTS: Mapping[str, Weights] = {
-    weights.name: weights
-    for weights in (
-        _classification(0.5, "12249b9cf29a722a5efe0ee73002b67854b410cf", 57.68, 79.85),
-        _classification(1.0, "78c1bad0c94004d8328578e7cd5db8ab764bf8fd", 66.09, 86.54),
-        _classification(1.25, "96e4554599ea2099e84f14908036a640ab39598b", 67.95, 87.82),
-        _classification(1.5, "a33e1727856bc929cc00ef497df2befcc575f4d9", 69.17, 88.71),
-        _classification(2.0, "2ff6a4b97c21f24816826fd9917215b38351d337", 72.06, 90.39),
-        _segmentation(0.5, "pascal", _LARGE, "0ee548facd5f7c3b6c930efafa7eebf4ccca9f99", 47.18),
-        _segmentation(0.5, "pascal", _SMALL, "cb49bac75905f7082aa6dc1202c178c9a7b9c2f2", 39.82),
-        _segmentation(1.0, "pascal", _LARGE, "b32047d006c3c353ea9c0dcd3a75afc67fd4fed4", 60.22),
-        _segmentation(1.0, "pascal", _SMALL, "f7c1bc2fd2c97617bde42b133de92c1fb1c2fae7", 54.14),
-        _segmentation(1.5, "pascal", _LARGE, "77a423c6e7980847f13ce2480c4f61ae50da706c", 63.67),
-        _segmentation(1.5, "pascal", _SMALL, "b36033bfe31f8b9e17b3e16df0b53facd4c029b1", 59.39),
-        _segmentation(2.0, "pascal", _LARGE, "34464190260399736ecd269d421cc88a46f7e1b0", 67.01, 67.95),
-        _segmentation(2.0, "pascal", _SMALL, "4ab8e53e1e108f828a2ef585b52012062af21e8f", 63.36),
-        _segmentation(0.5, "city", _FULL, "22f8b4e640d98b7b1c04563f45c90ae5a47c0806", 53.9),
-        _segmentation(0.5, "city", _HALF, "994493b67992a223bafba7a8e786dc553ec9d712", 47.3),
-        _segmentation(1.0, "city", _FULL, "f706c137f153aca02b8c5520f3cd933c13db7934", 60.1),
-        _segmentation(1.0, "city", _HALF, "9d95f0da0ec51faed65e6bd0b037d7218e10d018", 52.2),
-        _segmentation(1.5, "city", _FULL, "0ccb8cec0d5add1ea71c4dd1d294f7c5be5ca632", 63.8),
-        _segmentation(1.5, "city", _HALF, "9beaca7dda465e9729cc22ffe99f463cebeed9f1", 54.6),
-        _segmentation(2.0, "city", _FULL, "2eaa3648b692cb1680d553f8c042e89080c1abee", 66.4, 66.2),
-        _segmentation(2.0, "city", _HALF, "6687c5cde768666fe8cf3efd06f1b40ad509b8fd", None),
-        _detection("pascal", 512, "d7a518dd2f04a1e5168022df5e391f36d3c2304f", 75.01),
-        _detection("pascal", 300, "2d4cda3a17a2c06ec08b0870854688f92e9ea63d", 70.27),
-        _detection("coco", 512, "dec223ee299179e6a4683c84e913c6014e2b4252", 24.54),
-        _detection("coco", 300, "6370533adacf857500f83a4162f7766d4e9a62a0", 20.80),
-    )
-}
-
-
-def list_weights(model: str | None = None) -> list[str]:
-    """Names of the published weights, or of those of one model; a model's default comes first.
-
-    Example:
-        >>> list_weights("espnetv2_200_seg_voc")
-        ['espnetv2_200_seg_voc.384x384', 'espnetv2_200_seg_voc.256x256']
-    """
-    return [name for name, weights in WEIGHTS.items() if model in (None, weights.model)]
 
 
 def blob_id(content: bytes) -> str:
@@ -190,59 +63,106 @@ def fetch(weights: Weights) -> Path:
     return path
 
 
-def find_weights(weights: Weights | str | Path) -> tuple[Path, Weights | None]:
-    """The file that is meant, and its record if it is a published one.
+@dataclass(frozen=True)
+class WeightsFile:
+    """The content of a file of weights, read once, and its record if it is a published one."""
 
-    Args:
-        weights: a record, its name, or the path of a file.
+    path: Path
+    content: bytes = field(repr=False)
+    record: Weights | None
 
-    Raises:
-        ValueError: there is no such record or file, or the download failed.
-    """
-    if isinstance(weights, Weights):
-        return fetch(weights), weights
-    if str(weights) in WEIGHTS:
-        return fetch(WEIGHTS[str(weights)]), WEIGHTS[str(weights)]
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise ValueError(f"weights={str(weights)!r}: neither a file nor one of the published {', '.join(WEIGHTS)}")
-    blob = blob_id(path.read_bytes())
-    return path, next((known for known in WEIGHTS.values() if known.blob == blob), None)
+    @classmethod
+    def find(cls, weights: Weights | str | Path) -> "WeightsFile":
+        """Find and read a file.
+
+        Args:
+            weights: a record, its name, or the path of a file.
+
+        Raises:
+            ValueError: there is no such record or file, the download failed, or the file was altered since.
+        """
+        if not isinstance(weights, Weights | str | Path):
+            raise TypeError(f"weights={weights!r}: must be a record of published weights, a name or a path")
+        record = weights if isinstance(weights, Weights) else WEIGHTS.get(str(weights))
+        path = Path(str(weights)).expanduser() if record is None else fetch(record)
+        if record is None and not _is_file(path):
+            close = difflib.get_close_matches(str(weights), WEIGHTS, n=3) or ["espnetv2_100.imagenet_224"]
+            raise ValueError(
+                f"weights={_line(str(weights))!r}: no such file, nor the name of published weights, such as "
+                f"{', '.join(close)} (vision.list_weights() names all)"
+            )
+        content = path.read_bytes()
+        blob = blob_id(content)
+        if record is not None and blob != record.blob:
+            raise ValueError(f"{path} is altered: its git blob id must be {record.blob}, found {blob}")
+        return cls(path, content, next((known for known in WEIGHTS.values() if known.blob == blob), record))
+
+    def state(self) -> dict[str, Tensor]:
+        """The state dict, in this library's names.
+
+        Raises:
+            ValueError: the file is no state dict, is broken, or holds more than tensors.
+        """
+        try:
+            return _parse(self.content, safe=self.path.suffix == ".safetensors")
+        except pickle.UnpicklingError as error:
+            # torch's message goes on with advice to load the file without this protection.
+            said = re.search(r"WeightsUnpickler error: (.*)", str(error))
+            reason = said[1] if said else "no pickle of tensors"
+            raise ValueError(f"{self.path}: refused: broken, or holds more than tensors ({_line(reason)})") from error
+        except Exception as error:  # torch raises whatever a damaged pickle makes it do
+            reason = f"{type(error).__name__}: {_line(str(error))}"
+            raise ValueError(f"{self.path}: not a checkpoint, or a broken one ({reason})") from error
+
+    def architecture(self) -> dict[str, Any]:
+        """What :func:`save_weights` wrote about the model: its name and the constructor's arguments; else nothing."""
+        if self.path.suffix != ".safetensors":
+            return {}
+        try:
+            size = int.from_bytes(self.content[:8], "little")
+            header = json.loads(self.content[8 : 8 + size])
+            return dict(json.loads(header["__metadata__"][_ARCHITECTURE]))
+        except (ValueError, KeyError, TypeError):
+            return {}
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors file or in a checkpoint of torch's, in this library's names.
-
-    Raises:
-        ValueError: the file is no state dict, is broken, or holds more than tensors.
-    """
+def _is_file(path: Path) -> bool:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # what is wrong with a file is said below, in one line
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: refused, since it is broken or holds more than tensors ({reason})") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path}: not a checkpoint, or a broken one ({type(error).__name__}: {error})") from error
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _line(text: str) -> str:
+    """A text in one line of bearable length."""
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _parse(content: bytes, *, safe: bool) -> dict[str, Tensor]:
+    if safe:
+        return load(content)
+    with warnings.catch_warnings(action="ignore"):  # what is wrong with a file is said in one line
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path}: not a checkpoint: it must hold a state dict of tensors")
-    if all(str(name).startswith("module.") for name in content):
-        content = {str(name).removeprefix("module."): value for name, value in content.items()}
-    return from_published(content) if is_published(content) else dict(content)
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state:
+        raise ValueError("it must hold a state dict")
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        raise ValueError("its state dict must hold named tensors and nothing else")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return from_published(state) if is_published(state) else dict(state)
 
 
-def load_weights(model: nn.Module, weights: Weights | str | Path) -> Weights | None:
+def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) -> Weights | None:
     """Load weights into a model, strictly: every entry must be there and fit.
 
     Args:
         model: a whole model, or a backbone, which takes what the file's backbone has for it.
         weights: a record, its name, or the path of a file: the authors' ``.pth``, or one that
-            :func:`save_weights` wrote.
+            :func:`save_weights` wrote; or such a file already read.
 
     Returns:
         The record of a published file, ``None`` for another.
@@ -250,18 +170,20 @@ def load_weights(model: nn.Module, weights: Weights | str | Path) -> Weights | N
     Raises:
         ValueError: there is no such file, it is not the published one, is broken, or does not fit the model.
     """
-    path, record = find_weights(weights)
-    state = read_state(path)
+    file = weights if isinstance(weights, WeightsFile) else WeightsFile.find(weights)
     own = model.state_dict()
+    if any(tensor.is_meta for tensor in own.values()):
+        raise ValueError("device='meta': a model without numbers cannot take weights; build it on a real device")
+    state = file.state()
     if not any(name.startswith("backbone.") for name in own):
         inside = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
         state = {name: inside[name] for name in own if name in inside}
-    _check_fit(own, state, path)
+    _check_fit(own, state, file)
     model.load_state_dict(state)
-    return record
+    return file.record
 
 
-def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], file: WeightsFile) -> None:
     missing = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
     other = [name for name in own if name in state and own[name].shape != state[name].shape]
@@ -277,19 +199,33 @@ def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Pat
             f"{tuple(own[name].shape)}"
         )
     if faults:
-        raise ValueError(f"{path} does not fit the model: {'; '.join(faults)}")
+        known = f" ({file.record.name})" if file.record else ""
+        raise ValueError(f"{file.path}{known} does not fit the model: {'; '.join(faults)}")
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write a model's state as safetensors, whole or not at all.
+    """Write a model's state as safetensors, whole or not at all, with what builds the model again.
+
+    Args:
+        model: any module; of a model made by name, ``create_model(name, weights=path)`` finds its options again.
+        path: ends in ``.safetensors``.
+
+    Raises:
+        ValueError: another ending.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
         >>> save_weights(nn.BatchNorm2d(3), path)
-        >>> sorted(read_state(path))
+        >>> sorted(WeightsFile.find(path).state())
         ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
     """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"path={str(path)!r}: must end in .safetensors")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": "pt"}
+    if isinstance(model, Network) and model.name is not None:
+        described = {"name": model.name, "num_classes": model.num_classes, **model.architecture}
+        metadata[_ARCHITECTURE] = json.dumps(described)
     with atomic_write(path, "wb") as file:
-        file.write(save(state, {"format": "pt"}))
+        file.write(save(state, metadata))

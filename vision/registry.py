@@ -5,24 +5,28 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from vision.backbone import WIDTHS, ESPNetv2
+from vision.backbone import WIDTHS, ESPNetv2, Network, resolve_indices
 from vision.classification import Classifier
 from vision.datasets import CITYSCAPES, COCO, IMAGENET, VOC, Dataset
 from vision.detection import Detector
-from vision.pretrained import WEIGHTS, Weights, find_weights, list_weights, load_weights, model_name
+from vision.pretrained import WeightsFile, load_weights
 from vision.segmentation import Segmenter
+from vision.weights import WEIGHTS, Weights, list_weights, model_name
+
+
+_Made = TypeVar("_Made", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class _Entry:
     """A named model: its class, width, dataset, and how its backbone differs from a classifier's."""
 
-    build: Callable[..., nn.Module]
+    build: Callable[..., Network]
     width: float
     dataset: Dataset
     depth: int = 5
@@ -56,7 +60,7 @@ def create_model(
     name: str,
     *,
     num_classes: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     weights: Weights | str | Path | None = None,
     weights_backbone: Weights | str | Path | None = None,
     features_only: bool = False,
@@ -71,7 +75,7 @@ def create_model(
         name: see :func:`list_models`.
         num_classes: the dataset's by default. With this model's published weights and another number, the last layer
             is drawn anew.
-        in_channels: of the image.
+        in_channels: of the image; 3 by default.
         weights: ``"DEFAULT"`` (the model's published file), a record or its name, or the path of a file; see
             :func:`vision.pretrained.load_weights`.
         weights_backbone: weights of which only the backbone is taken, such as a classifier's for a detector;
@@ -80,7 +84,8 @@ def create_model(
         out_indices: with ``features_only``, which maps; levels below the last one named are not built.
         device: where the parameters live.
         dtype: type of the parameters.
-        options: of the model's class: ``multi_label``, ``fusion``, ``shortcut``, ...
+        options: of the model's class: ``multi_label``, ``fusion``, ``shortcut``, ... A file that
+            :func:`vision.save_weights` wrote knows those of its model, and the number of its classes.
 
     Returns:
         The model, in training mode as every new module. ``model.weights_record`` is the record of its published
@@ -100,53 +105,69 @@ def create_model(
     if weights is not None and weights_backbone is not None:
         raise ValueError("weights and weights_backbone: name one of them")
     entry = _MODELS[name]
-    file, file_backbone = _default(name, weights), _default(model_name(entry.width), weights_backbone)
+    file, file_backbone = _find(name, weights), _find(model_name(entry.width), weights_backbone)
     place: dict[str, Any] = {"device": device, "dtype": dtype}
+    if in_channels is not None:
+        options["in_channels"] = in_channels
     if features_only:
-        return _backbone(entry, in_channels, out_indices, file or file_backbone, options | place)
+        if num_classes is not None:
+            raise ValueError(f"num_classes={num_classes}: with features_only=True there are no classes")
+        return _backbone(entry, out_indices, file or file_backbone, **{"width": entry.width, **options}, **place)
     if out_indices is not None:
         raise ValueError(f"out_indices={tuple(out_indices)}: needs features_only=True")
-    classes = len(entry.dataset.categories) if num_classes is None else num_classes
-    known = None if file is None else find_weights(file)[1]
-    published = len(known.dataset.categories) if known and known.model == name else classes
-    model = entry.build(options.pop("width", entry.width), published, in_channels, **options, **place)
-    model.weights_record = None if file is None else load_weights(model, file)
+    own = len(entry.dataset.categories)
+    known = {} if file is None else _known(name, file)
+    classes = known.pop("num_classes", own) if num_classes is None else num_classes
+    # Only this model's own published file may lack the wanted number of classes.
+    published = own if file is not None and file.record is not None else classes
+    model = _build(entry.build, **{"width": entry.width, **known, **options, "num_classes": published}, **place)
+    model.name = name
+    if file is not None:
+        model.weights_record = load_weights(model, file)
     if file_backbone is not None:
         load_weights(model.backbone, file_backbone)
     if classes != published:
         model.reset_classifier(classes)
-    model.dataset = next((d for d in (entry.dataset,) if classes == len(d.categories)), None)
+    model.dataset = entry.dataset if classes == own else None
     return model
 
 
-def _default(name: str, weights: Weights | str | Path | None) -> Weights | str | Path | None:
-    """What ``"DEFAULT"`` stands for."""
-    if weights != "DEFAULT":
-        return weights
-    if not (own := list_weights(name)):
-        raise ValueError(f"weights='DEFAULT': there are no published weights of {name}")
-    return WEIGHTS[own[0]]
+def _known(name: str, file: WeightsFile) -> dict[str, Any]:
+    """The options that a file knows its model was made with.
+
+    Raises:
+        ValueError: it is another model's file.
+    """
+    known = file.architecture() if file.record is None else {"name": file.record.model}
+    if (other := known.pop("name", name)) != name:
+        raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
+    return known
 
 
-def _backbone(
-    entry: _Entry,
-    in_channels: int,
-    out_indices: Sequence[int] | None,
-    weights: Weights | str | Path | None,
-    options: dict[str, Any],
-) -> ESPNetv2:
-    indices = tuple(range(entry.depth) if out_indices is None else out_indices)
-    wrong = [i for i in indices if not -entry.depth <= i < entry.depth]
-    if wrong or not indices:
-        raise ValueError(f"out_indices={indices}: must name maps 0 to {entry.depth - 1}")
-    indices = tuple(i % entry.depth for i in indices)
-    backbone = ESPNetv2(
-        options.pop("width", entry.width),
-        in_channels,
-        depth=1 + max(indices),
-        out_indices=indices,
-        image_levels=entry.image_levels,
-        **options,
+def _find(name: str, weights: Weights | str | Path | None) -> WeightsFile | None:
+    """The file that is meant by a model's ``weights=``."""
+    if weights is None:
+        return None
+    if weights == "DEFAULT":
+        if not (own := list_weights(name)):
+            raise ValueError(f"weights='DEFAULT': there are no published weights of {name}")
+        weights = WEIGHTS[own[0]]
+    return WeightsFile.find(weights)
+
+
+def _build(build: Callable[..., _Made], **options: Any) -> _Made:
+    try:
+        return build(**options)
+    except TypeError as error:
+        # A constructor names itself in full; users asked for a model by another name.
+        raise ValueError(f"an option does not fit this model: {str(error).partition('() ')[2] or error}") from error
+
+
+def _backbone(entry: _Entry, out_indices: Sequence[int] | None, file: WeightsFile | None, **options: Any) -> ESPNetv2:
+    indices = resolve_indices(range(entry.depth) if out_indices is None else out_indices, entry.depth)
+    backbone = _build(
+        ESPNetv2, depth=1 + max(indices), out_indices=indices, image_levels=entry.image_levels, **options
     )
-    backbone.weights_record = None if weights is None else load_weights(backbone, weights)
+    if file is not None:
+        backbone.weights_record = load_weights(backbone, file)
     return backbone

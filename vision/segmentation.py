@@ -10,6 +10,7 @@ from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, no
 
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 _PLANES = (64, 48, 32)
+_LEAST_REDUCED = 10
 
 
 class Segmenter(Network):
@@ -26,6 +27,8 @@ class Segmenter(Network):
         width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
         num_classes: at least 1 (one class: the logit of being foreground).
         in_channels: of the image.
+        pyramid_width: channels inside of the pyramids; by default half the classes, at least the 10 of the published
+            networks and at most 16.
         device: where the parameters live.
         dtype: type of the parameters.
         options: of the backbone (ablations).
@@ -51,18 +54,20 @@ class Segmenter(Network):
         num_classes: int = 21,
         in_channels: int = 3,
         *,
+        pyramid_width: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: must be at least 1")
+        self._take_classes(num_classes, least=1)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.num_classes = num_classes
+        reduced = min(max(num_classes // 2, _LEAST_REDUCED), 16) if pyramid_width is None else pyramid_width
+        if reduced < 1:
+            raise ValueError(f"pyramid_width={pyramid_width}: must be at least 1")
+        self.architecture = {"width": width, "in_channels": in_channels, "pyramid_width": reduced, **options}
         self.backbone = ESPNetv2(width, in_channels, depth=4, **options, **place)
         coarsest, *finer = reversed(self.backbone.feature_info.channels())
-        reduced = max(1, min(num_classes // 2, 16))
         self.pyramids = nn.ModuleList(
             EfficientPyramid(size, planes, reduced, SCALES, **place)
             for size, planes in zip((coarsest, *_PLANES), _PLANES, strict=False)
@@ -75,11 +80,9 @@ class Segmenter(Network):
         init_weights(self)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new last convolution for other classes; the decoder keeps its width."""
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: must be at least 1")
+        """A new last convolution for other classes; the decoder stays as it is."""
+        self._take_classes(num_classes, least=1)
         old = self.get_classifier()
-        self.num_classes = num_classes
         self.pyramids[-1].expand = nn.Conv2d(
             old.in_channels, num_classes, 1, device=old.weight.device, dtype=old.weight.dtype
         )

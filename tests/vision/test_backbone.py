@@ -105,7 +105,7 @@ def test_any_width_size_and_image_builds_and_halves(width, height, wide, image_c
     ):
         assert made.shape == (2, size, math.ceil(height / 2 ** (level + 1)), math.ceil(wide / 2 ** (level + 1)))
         assert info["reduction"] == 2 ** (level + 1)
-        assert size % 8 == 0
+        assert size % 4 == 0
 
 
 @pytest.mark.parametrize("width", [0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0])
@@ -197,6 +197,8 @@ def test_out_indices_choose_the_maps_and_their_order():
     assert info.channels((1, 2)) == [32, 64]
     assert info.reduction() == [2, 4, 8, 16, 32]
     assert info.module_name((0, 4)) == ["level1", "level5"]
+    assert chosen.feature_info.channels() == [made.shape[1] for made in chosen(x)] == [1024, 32]
+    assert chosen.feature_info.module_name() == ["level5", "level2"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -215,6 +217,8 @@ def test_checkpointing_changes_nothing_but_the_memory(training):
     for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
     assert (sum(kept[1]) < sum(kept[0]) / 4) == training
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict())
+    assert {part.momentum for part in saving.modules() if isinstance(part, nn.BatchNorm2d)} == {0.1}
 
 
 @pytest.mark.parametrize(
@@ -225,9 +229,10 @@ def test_checkpointing_changes_nothing_but_the_memory(training):
         ({"width": "2.0"}, r"width='2.0'"),
         ({"in_channels": 0}, r"in_channels=0"),
         ({"depth": 6}, r"depth=6: must be 1 to 5"),
-        ({"out_indices": (5,)}, r"out_indices=\(5,\): must name maps 0 to 4"),
+        ({"out_indices": (5,)}, r"out_indices=\(5,\): must name maps, 0 to 4"),
         ({"out_indices": ()}, r"out_indices=\(\)"),
         ({"convolution": "sparse"}, r"convolution='sparse'"),
+        ({"image_levels": (9,)}, r"image_levels=\(9,\): must be among 2 to 5"),
     ],
 )
 def test_wrong_options_are_named(options, message):
@@ -244,7 +249,8 @@ def test_wrong_images_are_named(build, shape):
 
 def test_channels_round_to_whole_groups():
     assert channels(3.0) == (32, 192, 384, 768, 1536, 1280)
-    assert channels(0.01) == (8, 16, 32, 64, 128, 1024)
+    assert channels(0.01) == (4, 8, 16, 32, 64, 1024)
+    assert channels(0.8) == (28, 56, 112, 224, 448, 1024)
 
 
 def test_weights_are_drawn_as_in_the_paper():

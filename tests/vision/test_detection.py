@@ -198,12 +198,24 @@ def test_boxes_are_in_pixels_of_each_image_given(monkeypatch):
         torch.testing.assert_close(result["boxes"], expected, rtol=0, atol=1e-3)
 
 
-def test_a_list_of_like_images_is_a_batch():
-    model = small().eval()
+def test_a_list_of_images_of_the_models_size_is_a_batch():
+    model = small(size=(64, 48)).eval()
     x = image(2, 3, 64, 48)
     with torch.no_grad():
         for one, other in zip(model(x), model(list(x)), strict=True):
             assert all(torch.equal(one[key], other[key]) for key in ("boxes", "labels", "scores"))
+
+
+def test_an_images_answer_depends_on_no_other_in_its_list():
+    model = small(size=(64, 64)).eval()
+    first, second = image(1, 3, 50, 90)[0], image(1, 3, 70, 64)[0]
+    with torch.no_grad():
+        alone, together = model([first])[0], model([first, second])[0]
+    assert alone["labels"].tolist() == together["labels"].tolist()
+    torch.testing.assert_close(alone["boxes"], together["boxes"], rtol=1e-3, atol=1e-2)
+    half = small(size=(64, 64), dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        assert half([first.bfloat16()])[0]["boxes"].dtype == torch.float32
 
 
 def test_unlike_images_are_resized_to_the_models_size(monkeypatch):

@@ -29,6 +29,8 @@ def build(way, **kind):
         if isinstance(part, nn.BatchNorm2d):  # so that nothing vanishes on its way through the network
             nn.init.uniform_(part.weight, 1, 2)
             nn.init.normal_(part.bias, std=0.5)
+        if isinstance(part, nn.Linear):  # drawn so small at first that no difference would show
+            nn.init.normal_(part.weight, std=0.1)
     x = torch.randn(2, 3, 64, 80, dtype=kind.get("dtype"))
     return model, x
 

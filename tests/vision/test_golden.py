@@ -8,8 +8,8 @@ import torch
 from golden_rules import GOLDEN, published_entries, sine_image
 
 import vision
-from vision.pretrained import WEIGHTS
 from vision.published import from_published
+from vision.weights import WEIGHTS
 
 CLOSE = {"rtol": 0, "atol": 1e-3}
 PUBLISHED = (

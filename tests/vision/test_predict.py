@@ -157,13 +157,31 @@ def test_an_overlay_leaves_the_background_as_it_is(dataset):
         (torch.zeros(1, 20), "PASCAL VOC 2012 has 21 categories, the model 20 outputs"),
         ({"out": torch.zeros(1, 22, 4, 6)}, "has 21 categories, the model 22 outputs"),
         ([FOUND | {"labels": torch.tensor([1, 21, 2])}], "has 21 categories, the model found 21"),
-        (torch.full((1, 21), torch.nan), "not finite"),
-        ({"out": torch.full((1, 21, 4, 6), torch.inf)}, "not finite"),
     ],
 )
 def test_outputs_that_say_nothing(output, said):
     with pytest.raises(ValueError, match=said):
         predictor(output, VOC)(picture())
+
+
+@pytest.mark.parametrize("output", [torch.full((1, 21), torch.nan), {"out": torch.full((1, 21, 4, 6), torch.inf)}])
+def test_an_answer_that_is_not_finite_fails_for_its_picture_alone(output, tmp_path):
+    with pytest.raises(ArithmeticError, match="not finite"):
+        predictor(output, VOC)(picture())
+    for name in ("a", "b"):
+        picture().save(tmp_path / f"{name}.png")
+    found = list(predict_files(predictor(output, VOC), [tmp_path]))
+    assert [type(each) for each in found] == [Failure, Failure]
+    assert all(str(each.picture) in each.reason and "not finite" in each.reason for each in found)
+
+
+def test_a_threshold_leaves_unlikely_labels_out():
+    logits = torch.zeros(1, 21)
+    logits[0, 3] = 4.0
+    answer = predictor(logits, VOC)(picture())
+    assert len(answer.labels) == 5
+    answer = Predictor(Says(logits), Preprocessing((4, 6)), VOC, threshold=0.3)(picture())
+    assert answer.labels == (VOC.categories[3],)
 
 
 @pytest.mark.parametrize("output", [{"out": torch.zeros(1, 21, 4, 6)}, [FOUND]])
@@ -216,8 +234,10 @@ def test_ones_own_weights_of_other_classes(tmp_path, suffix):
     assert asked.dataset == numbered(3)
     direct = Predictor(model, asked.preprocessing, numbered(3), threshold=0.0)(picture())
     assert asked(picture()).as_dict() == direct.as_dict()
+    # The file knows how many classes it has; who says otherwise is told.
+    assert load_predictor(f"espnetv2_050{suffix}", tmp_path / "mine.safetensors").dataset == numbered(3)
     with pytest.raises(ValueError, match=re.escape("mine.safetensors")):
-        load_predictor(f"espnetv2_050{suffix}", tmp_path / "mine.safetensors")
+        load_predictor(f"espnetv2_050{suffix}", tmp_path / "mine.safetensors", classes=4)
 
 
 PUBLISHED = "espnetv2_s_2.0_pascal_384x384.pth"

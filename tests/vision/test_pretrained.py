@@ -1,4 +1,5 @@
 import pickle
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from golden_rules import published_entries
 
 import vision
 from vision import pretrained
-from vision.pretrained import WEIGHTS, Weights, blob_id, fetch, read_state
+from vision.pretrained import WeightsFile, blob_id, fetch
 from vision.published import from_published, our_name
+from vision.weights import WEIGHTS, Weights
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,24 @@ def test_records_hold_what_the_reference_lists(reference):
             folder = cells[0].rpartition("/")[0] if not cells[0].startswith("...") else folder
             listed[cells[0].rpartition("/")[2]] = cells[1]
     assert listed == {weights.file_name: weights.blob for weights in WEIGHTS.values()}
+
+
+def test_metrics_and_sizes_are_those_published(reference):
+    text = (reference / "README.md").read_text().replace("\n", " ")
+    listed = re.search(
+        r"pascal 384: (.*?) \(test (.*?) at s=2.0\); pascal 256: (.*?); city 1024x512: (.*?) \(test ([\d.]+)\)", text
+    )
+    large, voc_test, small, city, city_test = listed.groups()
+    for suffix, values in (("voc.384x384", large), ("voc.256x256", small), ("city.1024x512", city)):
+        for width, value in zip(("050", "100", "150", "200"), values.split(" / "), strict=True):
+            assert WEIGHTS[f"espnetv2_{width}_seg_{suffix}"].metrics["mIoU (val)"] == float(value)
+    assert WEIGHTS["espnetv2_200_seg_voc.384x384"].metrics["mIoU (test)"] == float(voc_test)
+    assert WEIGHTS["espnetv2_200_seg_city.1024x512"].metrics["mIoU (test)"] == float(city_test)
+    listed = re.search(r"VOC07 mAP ([\d.]+) @300, ([\d.]+) @512; COCO mAP ([\d.]+) @300, ([\d.]+) @512", text)
+    names = [f"espnetv2_200_ssd_{name}" for name in ("voc.300x300", "voc.512x512", "coco.300x300", "coco.512x512")]
+    assert [next(iter(WEIGHTS[name].metrics.values())) for name in names] == [float(v) for v in listed.groups()]
+    crops = {weights.preprocessing.crop for weights in WEIGHTS.values() if "imagenet" in weights.name}
+    assert crops == {0.875}
 
 
 def test_the_files_at_hand_are_the_published_ones(reference):
@@ -149,7 +169,7 @@ def test_a_download_of_any_size_is_cut(served, monkeypatch):
         fetch(served)
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "wrapped", "parallel", "safetensors"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "state_dict", "model", "parallel", "safetensors"])
 def test_every_form_of_a_file_loads(form, published, tmp_path):
     model, state = published
     model = model.eval()
@@ -158,8 +178,8 @@ def test_every_form_of_a_file_loads(form, published, tmp_path):
     if form == "safetensors":
         path = tmp_path / "file.safetensors"
         vision.save_weights(model, path)
-    elif form == "wrapped":
-        torch.save({"epoch": 3, "state_dict": state}, path)
+    elif form in ("state_dict", "model"):
+        torch.save({"epoch": 3, form: state}, path)
     elif form == "parallel":
         torch.save({f"module.{name}": value for name, value in state.items()}, path)
     else:
@@ -204,6 +224,7 @@ class _Malicious:
 
 def wrong_files(folder: Path, state: dict) -> dict[str, tuple[Path, str]]:
     files = {}
+    weight = next(name for name in state if "spp_dw.2" in name)
 
     def add(name: str, content: bytes, message: str) -> None:
         (folder / name).write_bytes(content)
@@ -218,11 +239,15 @@ def wrong_files(folder: Path, state: dict) -> dict[str, tuple[Path, str]]:
     add("cut_legacy.pth", legacy[: len(legacy) // 2], "broken")
     add("text.pth", b"404: not found, says the portal of the hotel", "refused|not a checkpoint")
     add("text.safetensors", b"404: not found, says the portal of the hotel", "not a checkpoint")
-    add("malicious.pth", pickle.dumps({"level1.conv.weight": _Malicious()}), "refused, since it is broken or holds")
+    add("malicious.pth", pickle.dumps({"level1.conv.weight": _Malicious()}), "refused: broken, or holds more than")
     torch.save([1, 2], folder / "list.pth")
-    files["list.pth"] = folder / "list.pth", "must hold a state dict of tensors"
+    files["list.pth"] = folder / "list.pth", "must hold a state dict"
     torch.save({"epoch": 3}, folder / "numbers.pth")
-    files["numbers.pth"] = folder / "numbers.pth", "must hold a state dict of tensors"
+    files["numbers.pth"] = folder / "numbers.pth", "must hold named tensors and nothing else"
+    torch.save({1: torch.ones(1)}, folder / "nameless.pth")
+    files["nameless.pth"] = folder / "nameless.pth", "must hold named tensors and nothing else"
+    torch.save({**state, weight: torch.ones(3)}, folder / "crooked.pth")
+    files["crooked.pth"] = folder / "crooked.pth", "not a checkpoint, or a broken one"
     torch.save({**state, "extra.weight": torch.ones(1)}, folder / "more.pth")
     files["more.pth"] = folder / "more.pth", "1 entries are unknown, such as extra.weight"
     torch.save({k: v for k, v in state.items() if k != "classifier.bias"}, folder / "fewer.pth")
@@ -237,6 +262,7 @@ def test_files_that_are_no_weights_of_this_model_are_refused_in_one_line(publish
         with pytest.raises(ValueError, match=message) as error:
             vision.load_weights(model, path)
         assert "\n" not in str(error.value), name
+        assert "weights_only" not in str(error.value), name
         assert name in str(error.value)
     assert "unpickled" not in capsys.readouterr().out
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
@@ -253,14 +279,23 @@ def test_weights_of_another_model_are_refused(options, published, tmp_path):
 
 def test_other_datasets_weights_are_refused(reference):
     city = reference / "weights" / "espnetv2_s_1.0_city_512x256.pth"
-    with pytest.raises(ValueError, match=r"other shapes, such as .*\(20, .* where the model has \(21,"):
-        vision.create_model("espnetv2_100_seg_voc", weights=city)
+    with pytest.raises(ValueError, match="holds weights of espnetv2_100_seg_city, not of espnetv2_100_seg_voc"):
+        vision.create_model("espnetv2_100_seg_voc", weights=city, num_classes=20)
+    with pytest.raises(ValueError, match=r"512x256\) does not fit .*\(20, .* where the model has \(21,"):
+        vision.load_weights(vision.Segmenter(1.0, 21), city)
     assert vision.create_model("espnetv2_100_seg_city", weights=city).weights_record.dataset.name == "cityscapes"
 
 
 def test_a_name_that_is_nothing_lists_what_there_is():
-    with pytest.raises(ValueError, match=r"weights='nothing': neither a file nor one of the published espnetv2_050\."):
-        vision.load_weights(vision.Classifier(0.5), "nothing")
+    for wish, meant in (("nothing", "espnetv2_100"), ("espnetv2_200_seg_voc.384", "espnetv2_200_seg_voc.384x384")):
+        with pytest.raises(ValueError, match=f"weights='{wish}': no such file, nor the name of .* such as {meant}"):
+            vision.load_weights(vision.Classifier(0.5), wish)
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(ValueError, match="no such file") as error:
+            vision.load_weights(vision.Classifier(0.5), name)
+        assert len(str(error.value)) < 600
+    with pytest.raises(TypeError, match="weights=True"):
+        vision.load_weights(vision.Classifier(0.5), True)
 
 
 def test_a_record_is_what_it_says():
@@ -274,4 +309,91 @@ def test_a_record_is_what_it_says():
 def test_states_keep_their_types(published, tmp_path):
     path = tmp_path / "file.pth"
     torch.save(published[1], path)
-    assert {value.dtype for value in read_state(path).values()} == {torch.float32, torch.int64}
+    assert {value.dtype for value in WeightsFile.find(path).state().values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_no_cut_or_damage_of_a_file_gives_anything_but_one_line(legacy, tmp_path):
+    state = {"level1.conv.weight": torch.arange(6.0).view(2, 3), "level1.bn.weight": torch.ones(2)}
+    path = tmp_path / "file.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    damages = [whole[:end] for end in range(0, len(whole), 1 if legacy else 7)]
+    damages += [whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :] for at in range(0, len(whole), 3)]
+    messages = []
+    for damaged in damages:
+        try:
+            WeightsFile(path, damaged, None).state()
+        except ValueError as error:  # anything else fails the test
+            messages.append(str(error))
+    assert len(messages) > len(damages) / 3
+    assert all(str(path) in message and "\n" not in message for message in messages)
+
+
+def test_what_was_verified_is_what_is_loaded(served, cache):
+    file = WeightsFile.find(served)
+    (cache / "weights" / served.file_name).write_bytes(b"altered after the check")
+    assert vision.load_weights(vision.Classifier(0.5), file) is served
+
+
+def test_backbones_take_all_that_they_need_or_nothing(published, tmp_path):
+    model, state = published
+    model.load_state_dict(from_published(state))
+    whole, cut, shallow = (tmp_path / f"{name}.pth" for name in ("whole", "cut", "shallow"))
+    torch.save(state, whole)
+    torch.save({name: value for name, value in state.items() if name != "level2_0.act.weight"}, cut)
+    torch.save({name: value for name, value in state.items() if not name.startswith("level5")}, shallow)
+    backbone = vision.ESPNetv2(0.5, depth=4)
+    assert vision.load_weights(backbone, whole) is None
+    torch.testing.assert_close(backbone.level4.state_dict(), model.backbone.level4.state_dict())
+    with pytest.raises(ValueError, match=r"1 entries are missing, such as level2\.down\.activation\.weight"):
+        vision.load_weights(vision.ESPNetv2(0.5), cut)
+    with pytest.raises(ValueError, match=r"entries are missing, such as level5\."):
+        vision.load_weights(vision.ESPNetv2(0.5), shallow)
+
+
+def test_the_default_backbone_is_the_classifiers_of_the_same_width(served, monkeypatch):
+    monkeypatch.setitem(WEIGHTS, served.name, served)
+    detector = vision.create_model("espnetv2_050_ssd_voc", weights_backbone="DEFAULT")
+    classifier = vision.create_model("espnetv2_050", weights="DEFAULT")
+    torch.testing.assert_close(detector.backbone.state_dict(), classifier.backbone.state_dict(), rtol=0, atol=0)
+    assert detector.weights_record is None
+
+
+# --- files of our own
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("espnetv2_050", {"num_classes": 3, "multi_label": True, "in_channels": 1}),
+        ("espnetv2_050", {"width": 0.3, "fusion": False, "shortcut": False}),
+        ("espnetv2_050_seg_voc", {"num_classes": 40, "pyramid_width": 5}),
+        ("espnetv2_050_ssd_voc", {"num_classes": 4, "size": (64, 96), "top_k": 7}),
+    ],
+)
+def test_our_files_know_what_builds_their_model(name, options, tmp_path):
+    model = vision.create_model(name, **options).eval()
+    model.reset_classifier(5)
+    assert model.dataset is None
+    path = tmp_path / "model.safetensors"
+    vision.save_weights(model, path)
+    other = vision.create_model(name, weights=path).eval()
+    assert other.num_classes == 5
+    assert other.architecture == model.architecture
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=f"holds weights of {name}, not of espnetv2_200"):
+        vision.create_model("espnetv2_200", weights=path)
+    with pytest.raises(ValueError, match="have other shapes"):
+        vision.create_model(name, weights=path, num_classes=6)
+
+
+def test_weights_are_saved_as_safetensors_only(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.pth': must end in \.safetensors"):
+        vision.save_weights(vision.Classifier(0.5), tmp_path / "x.pth")
+
+
+def test_a_model_without_numbers_takes_no_weights(published, tmp_path):
+    torch.save(published[1], tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="device='meta'"):
+        vision.create_model("espnetv2_050", weights=tmp_path / "file.pth", device="meta")

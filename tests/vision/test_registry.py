@@ -130,7 +130,7 @@ def test_a_classifier_without_classes_gives_features():
 def test_segmenters_have_any_number_of_classes(classes):
     model = vision.create_model("espnetv2_050_seg_voc", num_classes=classes).eval()
     assert model(torch.randn(1, 3, 33, 47))["out"].shape == (1, classes, 33, 47)
-    assert model.pyramids[0].project[0].out_channels == {1: 1, 2: 1, 3: 1, 21: 10, 40: 16}[classes]
+    assert model.pyramids[0].project[0].out_channels == {1: 10, 2: 10, 3: 10, 21: 10, 40: 16}[classes]
 
 
 def test_a_reset_where_the_model_is():
@@ -147,11 +147,15 @@ def test_a_reset_where_the_model_is():
     [
         ("espnetv2_20", {}, r"name='espnetv2_20': no such model; did you mean espnetv2_2"),
         (None, {}, r"name=None: no such model"),
-        ("espnetv2_050", {"num_classes": -1}, "num_classes=-1: must be at least 0"),
-        ("espnetv2_050_seg_voc", {"num_classes": 0}, "num_classes=0: must be at least 1"),
-        ("espnetv2_050_ssd_voc", {"num_classes": 1}, "num_classes=1: must be at least 2"),
+        ("espnetv2_050", {"num_classes": 2.5}, r"num_classes=2\.5: must be a whole number"),
+        ("espnetv2_050", {"features_only": True, "num_classes": 3}, "num_classes=3: with features_only=True"),
+        ("espnetv2_050_seg_voc", {"multi_label": True}, "an option does not fit this model: .*'multi_label'"),
+        ("espnetv2_050_ssd_voc", {"size": 512}, "size=512: must be height and width"),
+        ("espnetv2_050", {"num_classes": -1}, "num_classes=-1: must be a whole number, at least 0"),
+        ("espnetv2_050_seg_voc", {"num_classes": 0}, "num_classes=0: must be a whole number, at least 1"),
+        ("espnetv2_050_ssd_voc", {"num_classes": 1}, "num_classes=1: must be a whole number, at least 2"),
         ("espnetv2_050", {"out_indices": (1,)}, r"out_indices=\(1,\): needs features_only=True"),
-        ("espnetv2_050_seg_voc", {"features_only": True, "out_indices": (4,)}, "must name maps 0 to 3"),
+        ("espnetv2_050_seg_voc", {"features_only": True, "out_indices": (4,)}, "must name maps, 0 to 3"),
         ("espnetv2_300", {"weights": "DEFAULT"}, "there are no published weights of espnetv2_300"),
         ("espnetv2_050", {"weights": "x", "weights_backbone": "y"}, "name one of them"),
     ],
