@@ -1,8 +1,8 @@
 """The fast way on a CPU: weights packed once a call, and an analytic backward with dW as one product.
 
-Forward keeps the activated gates and the cells. Backward first turns the gates, for all steps at once, into the
-factors by which the incoming gradients are multiplied; the loop then multiplies, and sends the gradient one step
-back through the packed weight:
+Forward keeps the activated gates and the cells. Backward first turns the gates, for all steps at once, into factors by
+which the incoming gradients are multiplied; the loop then multiplies, and sends the gradient one step back through the
+packed weight:
 
     A = o (1 - tanh(c)^2)            dc += dm A
     d(i, f, g) = dc (g i(1-i), c' f(1-f), i (1-g^2)),   d(o) = dm tanh(c) o(1-o)
@@ -21,13 +21,20 @@ from torch import Tensor
 from eru.recurrence import naive
 
 
-def _packed_linear(weight: Tensor, batch: int, steps: int) -> Callable[[Tensor], Tensor]:
-    """``x -> x weight^T`` with the weight laid out once for the many products of one call."""
+def _packed_linear(weight: Tensor, batch: int, steps: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """``x, added -> x weight^T + added`` with the weight laid out once for the many products of one call."""
     # Packing costs about as much as four products of a small batch.
     if steps <= 4 or batch == 0 or not _can_pack(weight.dtype):
-        return lambda x: F.linear(x, weight)
+        return lambda x, added: F.linear(x, weight) if added is None else torch.addmm(added, x, weight.t())
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), batch)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    linear = torch.ops.mkldnn._linear_pointwise
+
+    def product(x: Tensor, added: Tensor | None) -> Tensor:
+        if added is None:
+            return linear(x, packed, None, "none", [], "")
+        return linear.binary(x, added, packed, None, "add")
+
+    return product
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
@@ -55,21 +62,20 @@ def _scan(
     project = None if weight_hr is None else _packed_linear(weight_hr, batch, steps)
     tanh_c = torch.empty_like(c0)
     h, c = h0, c0
-    for t in range(steps):
+    for t, gate in enumerate(gates.contiguous().unbind(0)):
         now = t if keep else 0
-        recurrent = recur(h if hidden_mask is None else h * hidden_mask)
-        gate, cell = activated[now], cells[now]
-        torch.add(gates[t], recurrent, out=gate.flatten(1))
-        gate[:, :2].sigmoid_()
-        gate[:, 2].tanh_()
-        gate[:, 3].sigmoid_()
-        torch.mul(gate[:, 1], c, out=cell)
-        cell.addcmul_(gate[:, 0], gate[:, 2])
+        raw = recur(h if hidden_mask is None else h * hidden_mask, gate).to(c0.dtype).view(batch, 4, size)
+        (i_f, g, o), cell = activated[now].split((2, 1, 1), dim=1), cells[now]
+        torch.sigmoid(raw[:, :2], out=i_f)
+        torch.tanh(raw[:, 2:3], out=g)
+        torch.sigmoid(raw[:, 3:], out=o)
+        torch.mul(i_f[:, 1], c, out=cell)
+        cell.addcmul_(i_f[:, 0], g[:, 0])
         torch.tanh(cell, out=tanh_c)
         if project is None:
-            torch.mul(gate[:, 3], tanh_c, out=hidden[t])
+            torch.mul(o[:, 0], tanh_c, out=hidden[t])
         else:
-            hidden[t] = project((gate[:, 3] * tanh_c).to(gates.dtype))
+            hidden[t] = project((o[:, 0] * tanh_c).to(gates.dtype), None)
         h, c = hidden[t], cell
     return hidden, c.clone(), activated, cells
 
@@ -103,43 +109,48 @@ def _scan_backward(
     steps, batch, _, size = activated.shape
     dtype = hidden.dtype
     i, f, g, o = activated.unbind(2)
-    before = torch.cat([c0.unsqueeze(0), cells[:-1]])
-    tanh_c = cells.tanh()
     factors = torch.empty_like(activated)  # becomes the gradient of the gates
-    torch.mul(g * i, 1 - i, out=factors[:, :, 0])
-    torch.mul(before * f, 1 - f, out=factors[:, :, 1])
-    torch.mul(i, 1 - g * g, out=factors[:, :, 2])
-    torch.mul(tanh_c * o, 1 - o, out=factors[:, :, 3])
-    through = torch.addcmul(o, o * tanh_c, tanh_c, value=-1)  # o (1 - tanh(c)^2)
+    through_sigmoid, through_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+    through_sigmoid(g, i, grad_input=factors[:, :, 0])
+    through_sigmoid(c0, f[0], grad_input=factors[0, :, 1])
+    through_sigmoid(cells[:-1], f[1:], grad_input=factors[1:, :, 1])
+    through_tanh(i, g, grad_input=factors[:, :, 2])
 
     back = _packed_linear(weight_hh.t(), batch, steps)
     unproject = None if weight_hr is None else _packed_linear(weight_hr.t(), batch, steps)
     projected = torch.empty_like(hidden) if weight_hr is not None else hidden[:0]  # gradients of all h
-    dh, dc = torch.zeros_like(h0), grad_c.clone(memory_format=torch.contiguous_format)
+    dgates = factors.view(steps, batch, 4 * size) if dtype == c0.dtype else hidden.new_empty(steps, batch, 4 * size)
+    dh, dc = grad_hidden[-1], grad_c.clone(memory_format=torch.contiguous_format)
+    tanh_c, through = torch.empty_like(dc), torch.empty_like(dc)
     for t in reversed(range(steps)):
-        dh = dh + grad_hidden[t]
         if unproject is None:
             dm = dh.to(c0.dtype)
         else:
             projected[t] = dh
-            dm = unproject(dh).to(c0.dtype)
+            dm = unproject(dh, None).to(c0.dtype)
         gate = factors[t]
-        dc.addcmul_(dm, through[t])
+        torch.tanh(cells[t], out=tanh_c)
+        dc.addcmul_(dm, through_tanh(o[t], tanh_c, grad_input=through))
         gate[:, :3].mul_(dc.unsqueeze(1))
-        gate[:, 3].mul_(dm)
+        torch.mul(dm, through_sigmoid(tanh_c, o[t], grad_input=through), out=gate[:, 3])
         dc.mul_(f[t])
-        dh = back(gate.flatten(1).to(dtype))
-        if hidden_mask is not None:
-            dh = dh * hidden_mask
+        if dtype != c0.dtype:
+            dgates[t].copy_(gate.view(batch, 4 * size))
+        before = grad_hidden[t - 1].contiguous() if t else None  # a sum's gradient is one number, expanded
+        if hidden_mask is None:
+            dh = back(dgates[t], before)
+        else:
+            dh = back(dgates[t], None) * hidden_mask
+            dh = dh if before is None else dh + before
 
-    dgates = factors.view(steps, batch, 4 * size).to(dtype)
-    previous = torch.cat([h0.unsqueeze(0), hidden[:-1]])
+    first, later = h0, hidden[:-1]
     if hidden_mask is not None:
-        previous = previous * hidden_mask
-    dweight = dgates.flatten(0, 1).t() @ previous.flatten(0, 1)
+        first, later = first * hidden_mask, later * hidden_mask
+    dweight = dgates[0].t() @ first
+    dweight.addmm_(dgates[1:].flatten(0, 1).t(), later.flatten(0, 1))
     if weight_hr is None:
         return dgates, dweight, dh, dc, hidden.new_empty(0)
-    dweight_hr = projected.flatten(0, 1).t() @ (o * tanh_c).to(dtype).flatten(0, 1)
+    dweight_hr = projected.flatten(0, 1).t() @ (o * cells.tanh()).to(dtype).flatten(0, 1)
     return dgates, dweight, dh, dc, dweight_hr
 
 
