@@ -18,7 +18,6 @@ from vision.pretrained import WeightsFile, load_weights
 from vision.segmentation import Segmenter
 from vision.weights import WEIGHTS, Weights, list_weights, model_name
 
-
 _Made = TypeVar("_Made", bound=nn.Module)
 
 
