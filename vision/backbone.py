@@ -1,7 +1,7 @@
 """The ESPNetv2 backbone: five levels, each half the size of the one before."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -227,6 +227,7 @@ class Network(nn.Module):
     backbone: ESPNetv2
     num_classes: int
     architecture: dict[str, Any]
+    reset_classifier: Callable[[int], None]
     name: str | None = None
     weights_record: Any = None
     dataset: Any = None
@@ -259,16 +260,17 @@ def _recomputed(level: Level, x: Tensor, image: Tensor) -> Tensor:
 @contextmanager
 def _not_tracking(level: Level) -> Iterator[None]:
     """Batch normalisation as in training, but the running statistics have seen this batch already."""
-    norms = [part for part in level.modules() if isinstance(part, nn.BatchNorm2d)]
-    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    kept = []
+    for norm in level.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:
+            kept.append((norm, norm.momentum, norm.num_batches_tracked, norm.num_batches_tracked.clone()))
+            norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
+        for norm, momentum, counter, count in kept:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            counter.copy_(count)
 
 
 def resolve_indices(indices: Sequence[int], depth: int) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ class Detector(Network):
     ) -> None:
         super().__init__()
         _check_options(size, score_threshold, nms_threshold, match_threshold, top_k, negatives)
-        self.size, self.top_k, self.negatives = tuple(size), top_k, negatives
+        self.size, self.top_k, self.negatives = (size[0], size[1]), top_k, negatives
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.match_threshold = match_threshold
         self.architecture = {

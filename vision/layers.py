@@ -130,10 +130,10 @@ class EfficientPyramid(nn.Module):
         return self.last(self.expand(self.merge(pyramid)))
 
     def _at_scale(self, y: Tensor, i: int) -> Tensor:
-        scale, convolve, size = self.scales[i], self.branches[i], y.shape[2:]
+        scale, convolve, size = self.scales[i], self.branches[i], (y.shape[2], y.shape[3])
         if scale == 1:
             return convolve(y)
-        other = [max(5, math.ceil(side * scale)) for side in size]
+        other = max(5, math.ceil(size[0] * scale)), max(5, math.ceil(size[1] * scale))
         if scale < 1:
             return resize(convolve(F.adaptive_avg_pool2d(y, other)), size)
         return F.adaptive_avg_pool2d(convolve(resize(y, other)), size)

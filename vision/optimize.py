@@ -37,7 +37,8 @@ def optimize(model: nn.Module) -> nn.Module:
     holder = nn.Sequential(copy.deepcopy(model).eval().requires_grad_(False))
     with torch.no_grad():
         _fold_parts(holder)
-    return holder[0].to(memory_format=torch.channels_last)
+    holder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return holder[0]
 
 
 def _fold_parts(module: nn.Module) -> None:
@@ -92,6 +93,9 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
 class ScaleShift(nn.Module):
     """Batch normalisation at inference: one multiply-add for every channel."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.register_buffer("scale", scale.view(1, -1, 1, 1))
@@ -104,6 +108,10 @@ class ScaleShift(nn.Module):
 
 class FoldedConv(nn.Module):
     """A convolution with what followed it folded in; its options are those of ``torch.nn.functional.conv2d``."""
+
+    weight: Tensor
+    bias: Tensor | None
+    options: dict[str, Any]
 
     def __init__(self, weight: Tensor, bias: Tensor | None, **options: Any) -> None:
         super().__init__()

@@ -90,7 +90,8 @@ class Segmenter(Network):
 
     def get_classifier(self) -> nn.Conv2d:
         """The convolution that gives the logits."""
-        return self.pyramids[-1].expand
+        last: Any = self.pyramids[-1]
+        return last.expand
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits at the images' size."""
