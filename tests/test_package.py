@@ -59,10 +59,13 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     information = f"eru-{eru.__version__}.dist-info"
-    assert {name.partition("/")[0] for name in names} == {"eru", "eru_cli", information}
-    assert {"eru/py.typed", f"{information}/licenses/LICENSE", "eru_cli/__init__.py"} <= names
+    assert {name.partition("/")[0] for name in names} == {"eru", "eru_cli", "vision", information}
+    assert {"eru/py.typed", "vision/py.typed", "vision/labels/imagenet.txt", "eru_cli/__init__.py"} <= names
+    assert f"{information}/licenses/LICENSE" in names
     modules = {
-        path.relative_to(ROOT).as_posix() for package in ("eru", "eru_cli") for path in (ROOT / package).rglob("*.py")
+        path.relative_to(ROOT).as_posix()
+        for package in ("eru", "eru_cli", "vision")
+        for path in (ROOT / package).rglob("*.py")
     }
     assert {name for name in names if name.endswith(".py")} == modules
 
@@ -76,7 +79,7 @@ def test_the_metadata_agree_with_the_package(wheel):
 
 
 def test_the_installed_package_trains_outside_of_the_checkout(scripts, tmp_path):
-    shown = "import eru, eru_cli; print(eru.__file__); print(eru_cli.__file__)"
+    shown = "import eru, eru_cli, vision; [print(package.__file__) for package in (eru, eru_cli, vision)]"
     for place in done(scripts / "python", "-P", "-c", shown, cwd=tmp_path).splitlines():
         assert Path(place).is_relative_to(scripts.parent)
     for split in ("train", "valid", "test"):

@@ -47,3 +47,32 @@ print("\\n".join(sorted(set(sys.modules) - before)))
     upper = ("vision", "eru_cli", "eru.lm", "eru.training", "eru.complexity", "eru.recurrence.traced")
     for name in (*OPTIONAL, *upper, "torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         assert not [module for module in loaded if module == name or module.startswith(f"{name}.")], name
+
+
+def test_public_names_of_vision():
+    import vision
+
+    assert sorted(vision.__all__) == [
+        "Classifier",
+        "Dataset",
+        "Detector",
+        "ESPNetv2",
+        "Preprocessing",
+        "Segmenter",
+        "Weights",
+        "create_model",
+        "list_models",
+        "list_weights",
+        "load_weights",
+        "optimize",
+        "save_weights",
+    ]
+    assert all(hasattr(vision, name) for name in vision.__all__)
+
+
+def test_importing_vision_loads_neither_pillow_nor_the_language_model():
+    program = (
+        "import sys, vision; print(*(name for name in sys.modules if name.split('.')[0] == 'PIL' or 'eru.lm' in name))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
