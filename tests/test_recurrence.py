@@ -264,8 +264,42 @@ def test_choice_of_backend(backend, steps, device, expected):
     assert resolve_backend(backend, torch.zeros(steps, 2, 8, device=device)) == expected
 
 
+def test_the_environment_chooses_where_nobody_else_does(monkeypatch):
+    gates = torch.zeros(70, 2, 8)
+    monkeypatch.setenv("ERU_BACKEND", "naive")
+    assert resolve_backend("auto", gates) == "naive"
+    assert resolve_backend("cpu", gates) == "cpu"
+    monkeypatch.setenv("ERU_BACKEND", "")
+    assert resolve_backend("auto", gates) == "cpu"
+    monkeypatch.setenv("ERU_BACKEND", "fast")
+    with pytest.raises(ValueError, match="ERU_BACKEND='fast': must be one of auto, naive"):
+        resolve_backend("auto", gates)
+    inputs = make_inputs(6, 3, 4)
+    monkeypatch.setenv("ERU_BACKEND", "naive")
+    assert "eru::lstm_scan" not in operators(inputs)
+    monkeypatch.delenv("ERU_BACKEND")
+    assert "eru::lstm_scan" in operators(inputs)
+
+
+def operators(inputs):
+    """Names of the operators that a run calls."""
+    with torch.profiler.profile() as profile:
+        lstm_scan(**inputs)
+    return {event.key for event in profile.key_averages()}
+
+
+def test_a_path_that_cannot_run_gives_way_with_one_warning(monkeypatch):
+    monkeypatch.setattr("eru.recurrence._said", set())
+    gates = torch.zeros(70, 2, 8, dtype=torch.float64)
+    with pytest.warns(
+        UserWarning, match=r"backend='triton' cannot run: gates are torch.float64; another path is taken"
+    ):
+        assert resolve_backend("triton", gates) == "cpu"
+    assert resolve_backend("triton", gates) == "cpu"  # the second warning would be an error
+
+
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend='cudnn': must be one of auto, naive, scan, cpu"):
+    with pytest.raises(ValueError, match="backend='cudnn': must be one of auto, naive, scan, cpu, triton"):
         lstm_scan(**make_inputs(), backend="cudnn")
 
 

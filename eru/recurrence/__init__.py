@@ -1,5 +1,7 @@
 """The recurrence h_t = LSTM(gates_t + W h_{t-1}): one function, several ways to run it."""
 
+import os
+import warnings
 from contextlib import nullcontext
 from typing import Literal, get_args
 
@@ -8,12 +10,13 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from eru.recurrence import cpu, naive
+from eru.recurrence import cpu, naive, triton
 
 __all__ = ["Backend", "lstm_scan", "resolve_backend"]
 
-Backend = Literal["auto", "naive", "scan", "cpu"]
+Backend = Literal["auto", "naive", "scan", "cpu", "triton"]
 _backends = get_args(Backend)
+_said: set[str] = set()  # what users were warned of already
 # Before torch 2.7 an export cannot be told from a compilation; it then keeps the CPU path's operator, not a scan.
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)
 
@@ -45,8 +48,10 @@ def lstm_scan(
         weight_hr: projection (P, H), or ``None``.
         hidden_mask: factor on h before the recurrent product, (B, H or P), the same at every step; it gets no
             gradient.
-        backend: ``"auto"`` picks the fastest that fits; ``"naive"`` is the oracle, ``"scan"`` one node for
-            ``torch.export``, ``"cpu"`` packed weights with an analytic backward (no forward mode, no torch.func).
+        backend: ``"auto"`` takes what the environment variable ``ERU_BACKEND`` names, else the fastest that fits;
+            ``"naive"`` is the oracle, ``"scan"`` one node for ``torch.export``, ``"cpu"`` packed weights and
+            ``"triton"`` fused kernels on a GPU, both with an analytic backward (no forward mode, no torch.func). One
+            that cannot run here gives way to the fastest that can, with one warning that says why.
 
     Returns:
         The hidden states (T, B, H or P), and the last (h, c).
@@ -76,9 +81,11 @@ def lstm_scan(
         None if hidden_mask is None else hidden_mask.detach().to(dtype),
     )
     with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
-        match resolve_backend(backend, gates):
+        match resolve_backend(backend, gates, *arguments[1:2], *arguments[4:]):
             case "cpu":
                 hidden, c = cpu.lstm_scan(*arguments)
+            case "triton":
+                hidden, c = triton.lstm_scan(*arguments)
             case "scan":
                 # A prototype of torch's: imported by those who export, and by nobody else.
                 from eru.recurrence import traced
@@ -89,27 +96,76 @@ def lstm_scan(
     return hidden, (hidden[-1], c.to(c0.dtype))
 
 
-def resolve_backend(backend: str, gates: Tensor) -> str:
-    """The path that runs: ``backend`` itself, or for ``"auto"`` the fastest that fits the device and the length.
+def resolve_backend(
+    backend: str,
+    gates: Tensor,
+    weight_hh: Tensor | None = None,
+    weight_hr: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+) -> str:
+    """The path that runs: the one asked for, or where it cannot run or none is, the fastest that can.
 
-    One step, another device and the transforms of torch.func take the loop, and an export takes the scan.
+    One step, a device without a path of its own and the transforms of torch.func take the loop, and an export takes
+    the scan.
+
+    Args:
+        backend: as for :func:`lstm_scan`.
+        gates: as for :func:`lstm_scan`, like the others; their shapes, types and devices decide.
+        weight_hh: see there.
+        weight_hr: see there.
+        hidden_mask: see there.
 
     Raises:
-        ValueError: an unknown backend.
+        ValueError: an unknown backend, here or in ``ERU_BACKEND``.
 
     Example:
-        >>> resolve_backend("auto", torch.zeros(70, 20, 12)), resolve_backend("auto", torch.zeros(1, 20, 12))
+        >>> resolve_backend("auto", torch.zeros(70, 20, 12)), resolve_backend("naive", torch.zeros(70, 20, 12))
         ('cpu', 'naive')
     """
+    source = "backend"
+    if backend == "auto":
+        source, backend = "ERU_BACKEND", os.environ.get("ERU_BACKEND") or "auto"
     if backend not in _backends:
-        raise ValueError(f"backend={backend!r}: must be one of {', '.join(_backends)}")
+        raise ValueError(f"{source}={backend!r}: must be one of {', '.join(_backends)}")
+    operands = (gates, weight_hh, weight_hr, hidden_mask)
     if backend != "auto":
-        return backend
+        reason = _refusal(backend, *operands)
+        if reason is None:
+            return backend
+        _warn_once(f"{source}={backend!r} cannot run: {reason}; another path is taken")
+    return _fastest(*operands)
+
+
+def _fastest(gates: Tensor, weight_hh: Tensor | None, weight_hr: Tensor | None, hidden_mask: Tensor | None) -> str:
     if _is_exporting():
         return "scan"
-    if not torch.compiler.is_compiling() and _is_transformed():
+    if gates.shape[0] == 1 or (not torch.compiler.is_compiling() and _is_transformed()):
         return "naive"
-    return "cpu" if gates.device.type == "cpu" and gates.shape[0] > 1 else "naive"
+    if gates.device.type == "cpu":
+        return "cpu"
+    if gates.device.type == "cuda":
+        reason = _refusal("triton", gates, weight_hh, weight_hr, hidden_mask)
+        if reason is None:
+            return "triton"
+        _warn_once(f"the recurrence runs as a plain loop on this GPU: {reason}")
+    return "naive"
+
+
+def _refusal(
+    backend: str, gates: Tensor, weight_hh: Tensor | None, weight_hr: Tensor | None, hidden_mask: Tensor | None
+) -> str | None:
+    """Why a path cannot run."""
+    if backend == "cpu" and gates.device.type not in ("cpu", "meta"):
+        return f"gates are on {gates.device}"
+    if backend == "triton":
+        return triton.supports(gates, gates[0] if weight_hh is None else weight_hh, weight_hr, hidden_mask)
+    return None
+
+
+def _warn_once(message: str) -> None:
+    if message not in _said and not torch.compiler.is_compiling():
+        _said.add(message)
+        warnings.warn(message, stacklevel=4)
 
 
 def _is_transformed() -> bool:

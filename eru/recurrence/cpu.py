@@ -62,21 +62,23 @@ def _scan(
     project = None if weight_hr is None else _packed_linear(weight_hr, batch, steps)
     tanh_c = torch.empty_like(c0)
     h, c = h0, c0
+    # Views are made for all steps at once: one by one they would take as long as the arithmetic of a small layer.
+    flat, parts = activated.flatten(2).unbind(0), [part.unbind(0) for part in activated.unbind(2)]
+    outputs, states = hidden.unbind(0), cells.unbind(0)
     for t, gate in enumerate(gates.contiguous().unbind(0)):
         now = t if keep else 0
-        raw = recur(h if hidden_mask is None else h * hidden_mask, gate).to(c0.dtype).view(batch, 4, size)
-        (i_f, g, o), cell = activated[now].split((2, 1, 1), dim=1), cells[now]
-        torch.sigmoid(raw[:, :2], out=i_f)
-        torch.tanh(raw[:, 2:3], out=g)
-        torch.sigmoid(raw[:, 3:], out=o)
-        torch.mul(i_f[:, 1], c, out=cell)
-        cell.addcmul_(i_f[:, 0], g[:, 0])
-        torch.tanh(cell, out=tanh_c)
+        raw = recur(h if hidden_mask is None else h * hidden_mask, gate).to(c0.dtype)
+        i, f, g, o = (part[now] for part in parts)
+        torch.sigmoid(raw, out=flat[now])  # of g too, for one large operation takes all threads
+        torch.tanh(raw[:, 2 * size : 3 * size], out=g)
+        torch.mul(f, c, out=states[now])
+        c = states[now].addcmul_(i, g)
+        torch.tanh(c, out=tanh_c)
         if project is None:
-            torch.mul(o[:, 0], tanh_c, out=hidden[t])
+            torch.mul(o, tanh_c, out=outputs[t])
         else:
-            hidden[t] = project((o[:, 0] * tanh_c).to(gates.dtype), None)
-        h, c = hidden[t], cell
+            outputs[t].copy_(project((o * tanh_c).to(gates.dtype), None))
+        h = outputs[t]
     return hidden, c.clone(), activated, cells
 
 
