@@ -50,8 +50,9 @@ def lstm_scan(
             gradient.
         backend: ``"auto"`` takes what the environment variable ``ERU_BACKEND`` names, else the fastest that fits;
             ``"naive"`` is the oracle, ``"scan"`` one node for ``torch.export``, ``"cpu"`` packed weights and
-            ``"triton"`` fused kernels on a GPU, both with an analytic backward (no forward mode, no torch.func). One
-            that cannot run here gives way to the fastest that can, with one warning that says why.
+            ``"triton"`` fused kernels on a GPU (never chosen by itself yet), both with an analytic backward (no
+            forward mode, no torch.func). One that cannot run here gives way to the fastest that can, with one
+            warning that says why.
 
     Returns:
         The hidden states (T, B, H or P), and the last (h, c).
@@ -123,32 +124,25 @@ def resolve_backend(
         ('cpu', 'naive')
     """
     source = "backend"
-    if backend == "auto":
+    if backend == "auto" and not _is_exporting():
         source, backend = "ERU_BACKEND", os.environ.get("ERU_BACKEND") or "auto"
     if backend not in _backends:
         raise ValueError(f"{source}={backend!r}: must be one of {', '.join(_backends)}")
-    operands = (gates, weight_hh, weight_hr, hidden_mask)
     if backend != "auto":
-        reason = _refusal(backend, *operands)
+        reason = _refusal(backend, gates, weight_hh, weight_hr, hidden_mask)
         if reason is None:
             return backend
         _warn_once(f"{source}={backend!r} cannot run: {reason}; another path is taken")
-    return _fastest(*operands)
+    return _fastest(gates)
 
 
-def _fastest(gates: Tensor, weight_hh: Tensor | None, weight_hr: Tensor | None, hidden_mask: Tensor | None) -> str:
+def _fastest(gates: Tensor) -> str:
     if _is_exporting():
         return "scan"
     if gates.shape[0] == 1 or (not torch.compiler.is_compiling() and _is_transformed()):
         return "naive"
-    if gates.device.type == "cpu":
-        return "cpu"
-    if gates.device.type == "cuda":
-        reason = _refusal("triton", gates, weight_hh, weight_hr, hidden_mask)
-        if reason is None:
-            return "triton"
-        _warn_once(f"the recurrence runs as a plain loop on this GPU: {reason}")
-    return "naive"
+    # On a GPU the Triton path must be asked for: it has been checked in Triton's interpreter, but on no GPU yet.
+    return "cpu" if gates.device.type == "cpu" else "naive"
 
 
 def _refusal(
