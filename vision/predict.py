@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eru.training import Progress, atomic_write
 from vision.answers import Answer, Classification, Detections, Segmentation
+from vision.backbone import SMALLEST_SIDE
 from vision.datasets import Dataset, numbered
 from vision.pictures import list_pictures, open_picture, picture_suffixes
 from vision.preprocessing import Preprocessing
@@ -248,6 +249,10 @@ def _predict_file(predictor: Predictor, file: Path, target: Path | None) -> Pred
         picture = open_picture(file)
     except ValueError as error:
         return Failure(file, str(error))
+    if min(picture.size) < SMALLEST_SIDE:
+        return Failure(
+            file, f"{file}: too small, {picture.width}x{picture.height}: a side must have {SMALLEST_SIDE} pixels"
+        )
     try:
         answer = predictor(picture)
     except ArithmeticError as error:

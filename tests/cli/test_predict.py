@@ -113,7 +113,7 @@ def test_a_single_picture_that_cannot_be_read(predict, album):
 
 
 def test_an_animation_is_noted(predict, tmp_path):
-    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "many.gif", save_all=True, append_images=frames[1:])
     answer = predict("classify", tmp_path / "many.gif", "--json")
     assert len(answer.json["results"]) == 1

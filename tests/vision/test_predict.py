@@ -36,7 +36,7 @@ def predictor(output, dataset, size=(4, 6), **options):
     return Predictor(Says(output), Preprocessing(size), dataset, **options)
 
 
-def picture(width=30, height=20):
+def picture(width=60, height=40):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -141,7 +141,7 @@ def test_answers_in_words():
 
 @pytest.mark.parametrize("dataset", [VOC, CITYSCAPES])
 def test_an_overlay_leaves_the_background_as_it_is(dataset):
-    scene, background = picture(), dataset.categories.index("background")
+    scene, background = picture(30, 20), dataset.categories.index("background")
     mask = np.full((20, 30), background, dtype=np.uint8)
     mask[:, 20:] = 3
     rendered = Segmentation(mask, {}, dataset).render(scene)
@@ -173,6 +173,15 @@ def test_an_answer_that_is_not_finite_fails_for_its_picture_alone(output, tmp_pa
     found = list(predict_files(predictor(output, VOC), [tmp_path]))
     assert [type(each) for each in found] == [Failure, Failure]
     assert all(str(each.picture) in each.reason and "not finite" in each.reason for each in found)
+
+
+@pytest.mark.parametrize("size", [(31, 200), (200, 31), (1, 1)])
+def test_a_picture_too_small_fails_alone(size, tmp_path):
+    picture(*size).save(tmp_path / "a.png")
+    picture(32, 32).save(tmp_path / "b.png")
+    failed, answered = predict_files(predictor(torch.zeros(1, 21), VOC), [tmp_path])
+    assert failed.reason == f"{failed.picture}: too small, {size[0]}x{size[1]}: a side must have 32 pixels"
+    assert isinstance(answered, Prediction)
 
 
 def test_a_threshold_leaves_unlikely_labels_out():
@@ -334,14 +343,14 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     files = [tmp_path / name for name in names]
     for index, file in enumerate(files):
         file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (2 + index, 2)).save(file)
+        Image.new("RGB", (32 + index, 32)).save(file)
     outcomes = list(predict_files(masks(), files, tmp_path / "out"))
     written = [path for outcome in outcomes for path in outcome.written]
     assert len({str(path).casefold() for path in written}) == len(written) == 12
     for index, outcome in enumerate(outcomes):
         for path in outcome.written:
             with Image.open(path) as drawn:
-                assert drawn.width == 2 + index
+                assert drawn.width == 32 + index
 
 
 def test_an_input_is_never_overwritten(album, tmp_path):
@@ -396,7 +405,7 @@ def test_a_model_that_fits_nothing_stops_at_once(album):
 
 
 def test_the_first_of_several_frames_is_marked(tmp_path):
-    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "many.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "one.gif")
     outcomes = predict_files(masks(), [tmp_path / "many.gif", tmp_path / "one.gif"])
