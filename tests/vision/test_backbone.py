@@ -11,7 +11,7 @@ from eru.complexity import stages
 from eru.eesp import EESP
 from vision.backbone import ESPNetv2, channels
 
-few = settings(max_examples=8, deadline=None)
+few = settings(max_examples=5, deadline=None)
 
 # Table 2, as counted on the authors' models: width, parameters, multiply-adds of the convolutions at 224 x 224.
 TABLE_2 = {

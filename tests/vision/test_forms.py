@@ -77,7 +77,7 @@ def test_compiled_for_training():
 @torch.no_grad()
 def test_compiled_by_default():
     torch.manual_seed(0)
-    model = vision.create_model("espnetv2_050", features_only=True, out_indices=(0, 2)).eval()
+    model = vision.create_model("espnetv2_050", features_only=True, out_indices=(0, 1)).eval()
     x = torch.randn(2, 3, 64, 80)
     torch._dynamo.reset()
     check(torch.compile(model)(x), model(x))
@@ -94,12 +94,11 @@ def test_exported(way):
 
 @torch.no_grad()
 def test_exported_for_any_number_of_pictures():
-    for way in ("width 0.5", "segmentation"):
-        model, x = build(way)
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},))
-        for count in (1, 5):
-            again = torch.randn(count, *x.shape[1:])
-            check(program.module()(again), model(again))
+    model, x = build("segmentation")
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},))
+    for count in (1, 5):
+        again = torch.randn(count, *x.shape[1:])
+        check(program.module()(again), model(again))
 
 
 @every_way
