@@ -115,7 +115,7 @@ def create_model(
     if out_indices is not None:
         raise ValueError(f"out_indices={tuple(out_indices)}: needs features_only=True")
     own = len(entry.dataset.categories)
-    known = {} if file is None else _known(name, file)
+    known = {} if file is None else _known(name, entry, file)
     classes = known.pop("num_classes", own) if num_classes is None else num_classes
     # Only this model's own published file may lack the wanted number of classes.
     published = own if file is not None and file.record is not None else classes
@@ -131,13 +131,17 @@ def create_model(
     return model
 
 
-def _known(name: str, file: WeightsFile) -> dict[str, Any]:
+def _known(name: str, entry: _Entry, file: WeightsFile) -> dict[str, Any]:
     """The options that a file knows its model was made with.
 
     Raises:
         ValueError: it is another model's file.
     """
-    known = file.architecture() if file.record is None else {"name": file.record.model}
+    known: dict[str, Any] = file.architecture()
+    if file.record is not None:
+        known = {"name": file.record.model}
+        if entry.build is Detector:
+            known["size"] = file.record.preprocessing.size  # of the images that it was trained on
     if (other := known.pop("name", name)) != name:
         raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
     return known

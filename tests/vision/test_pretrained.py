@@ -360,6 +360,16 @@ def test_the_default_backbone_is_the_classifiers_of_the_same_width(served, monke
     assert detector.weights_record is None
 
 
+def test_a_published_detector_resizes_to_the_size_it_was_trained_at(tmp_path):
+    torch.save(vision.Detector(2.0, 21).state_dict(), tmp_path / "file.pth")
+    path = tmp_path / "file.pth"
+    published = WEIGHTS["espnetv2_200_ssd_voc.512x512"]
+    record = replace(published, url=path.as_uri(), blob=blob_id(path.read_bytes()))
+    assert vision.create_model("espnetv2_200_ssd_voc", weights=record).size == (512, 512)
+    assert vision.create_model("espnetv2_200_ssd_voc", weights=record, size=(300, 480)).size == (300, 480)
+    assert vision.create_model("espnetv2_200_ssd_voc", device="meta").size == (300, 300)
+
+
 # --- files of our own
 
 
