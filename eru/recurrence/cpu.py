@@ -62,7 +62,7 @@ def _scan(
     project = None if weight_hr is None else _packed_linear(weight_hr, batch, steps)
     tanh_c = torch.empty_like(c0)
     h, c = h0, c0
-    # Views are made for all steps at once: one by one they would take as long as the arithmetic of a small layer.
+    # Views of all steps at once, so that the loop makes none.
     flat, parts = activated.flatten(2).unbind(0), [part.unbind(0) for part in activated.unbind(2)]
     outputs, states = hidden.unbind(0), cells.unbind(0)
     for t, gate in enumerate(gates.contiguous().unbind(0)):
