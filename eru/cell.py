@@ -149,7 +149,7 @@ class ERUCell(nn.Module):
             gates, past = self.input_transform(x), None
         if self.layer_norm is not None:
             gates = self.layer_norm(gates)
-        return (gates if self.bias is None else gates + self.bias), past
+        return (gates if self.bias is None else gates + self.bias.to(gates.dtype)), past
 
     def step(self, gates: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """One step of the recurrence: input gates (B, 4H) and (h, c) -> the next (h, c)."""

@@ -267,7 +267,7 @@ class ERU(nn.Module):
             mask = F.dropout(torch.ones_like(h0), self.hidden_dropout)
         hidden, (h, c) = lstm_scan(
             gates,
-            F.dropout(cell.weight_hh, self.weight_dropout, self.training),
+            drop_weight(cell.weight_hh, self.weight_dropout) if self.training else cell.weight_hh,
             h0,
             c0,
             weight_hr=cell.weight_hr,
@@ -293,6 +293,19 @@ class ERU(nn.Module):
             if getattr(self, name) != default:
                 shown += f", {name}={getattr(self, name)}"
         return shown
+
+
+def drop_weight(weight: Tensor, p: float) -> Tensor:
+    """Dropout of a weight: what ``F.dropout`` does, whose draws take three times as long on a CPU.
+
+    Example:
+        >>> dropped = drop_weight(torch.ones(4, 5), 0.5)
+        >>> bool(((dropped == 0) | (dropped == 2)).all())
+        True
+    """
+    if not 0 < p < 1:
+        return F.dropout(weight, p)
+    return weight * (torch.rand_like(weight) >= p).to(weight.dtype).div_(1 - p)
 
 
 def _check_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from eru.autocast import product_dtype, without_autocast
 from eru.eesp import EESP
 
 
@@ -16,7 +18,8 @@ class SequenceEESP(EESP):
     ``conv_axis``:
 
     - ``"feature"``: over the reduced vector of each step, so steps are independent. Branches, running sums and expand
-      are then ONE matrix :math:`E \cdot \mathrm{branches}(I)` of d x H per gate, composed once per call.
+      are then ONE matrix :math:`E \cdot \mathrm{branches}(I)` of d x H per gate, composed once per call; in a type
+      narrower than float32, where products cost less than the copies between them, the reduce is composed with it.
     - ``"time"``: causally over the steps. The last :attr:`window_size` reduced inputs are the state it carries.
 
     Args:
@@ -106,13 +109,16 @@ class SequenceEESP(EESP):
         if x.dim() != 3 or x.shape[-1] != self.in_channels:
             raise ValueError(f"input of shape {tuple(x.shape)}: expected (T, B, {self.in_channels})")
         steps, batch, _ = x.shape
+        # Composing costs as much as some H rows of the direct way; a traced graph must not depend on T.
+        many = torch.compiler.is_compiling() or steps * batch >= self.out_channels
+        if self.conv_axis == "feature" and many and product_dtype(x).itemsize < 4:
+            gates = F.linear(x, self._dense())
+            return gates, self.initial_window(batch, gates)
         reduced = self._reduce(x)  # (S, T, B, d)
         if self.window_size == 0:
             past = self.initial_window(batch, reduced)
-            flat = reduced.flatten(1, 2)
-            # Composing costs as much as some H rows of the direct way; a traced graph must not depend on T.
-            if self.conv_axis == "feature" and (torch.compiler.is_compiling() or steps * batch >= self.out_channels):
-                out = torch.bmm(flat, self._composed())  # (S, T B, H)
+            if self.conv_axis == "feature" and many:
+                out = torch.bmm(reduced.flatten(1, 2), self._composed())  # (S, T B, H)
                 return out.transpose(0, 1).reshape(steps, batch, self.stacks * self.out_channels), past
         if self.conv_axis == "feature":
             fused = self.over_features(reduced.movedim(0, 2).flatten(2))  # (K, T, B, S, d)
@@ -157,8 +163,21 @@ class SequenceEESP(EESP):
         return out.reshape(steps, batch, stacks * self.out_channels)
 
     def _composed(self) -> Tensor:
-        """Branches, running sums and expand as one matrix a stack (S, d, H): the expand of the branches of I."""
-        identity = torch.eye(self.width, device=self.reduce_weight.device, dtype=self.reduce_weight.dtype)
-        fused = self.over_features(identity.repeat(1, self.stacks))  # (K, d, S, d)
-        out = self._expand(fused.movedim(2, 1).unsqueeze(3))  # (d, 1, S H)
+        """Branches, running sums and expand as one matrix a stack (S, d, H): the expand of the branches of I.
+
+        The branches act alike on the groups' slices of I, so they see one slice, and the rest is zero.
+        """
+        length = self.width // self.groups
+        identity = torch.eye(length, device=self.reduce_weight.device, dtype=self.reduce_weight.dtype)
+        slices = self.over_features(identity.repeat(1, self.stacks * self.groups))  # (K, length, S, d)
+        slices = slices.unflatten(3, (self.groups, length)).movedim(3, 4)  # (K, length, S, length, groups)
+        fused = torch.diag_embed(slices).permute(0, 2, 4, 1, 5, 3).flatten(4, 5).flatten(2, 3)  # (K, S, d, d)
+        out = self._expand(fused.unsqueeze(3))  # (d, 1, S H)
         return out.view(self.width, self.stacks, self.out_channels).transpose(0, 1)
+
+    def _dense(self) -> Tensor:
+        """The whole unit as one matrix (S H, M), composed in the parameters' own type."""
+        with without_autocast(self.reduce_weight):
+            composed = self._composed().unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2)  # (groups, S, H, d/groups)
+            reduce = self.reduce_weight.view(self.groups, self.stacks, self.width // self.groups, -1)
+            return (composed @ reduce).permute(1, 2, 0, 3).reshape(-1, self.in_channels)

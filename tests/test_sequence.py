@@ -2,7 +2,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eru.eesp import EESP, fit_sizes
@@ -174,3 +175,33 @@ def test_options_that_do_not_fit(arguments, options, message):
 def test_input_of_the_wrong_shape(shape):
     with pytest.raises(ValueError, match=r"expected \(T, B, 8\)"):
         SequenceEESP(8, 32)(torch.zeros(shape))
+
+
+@given(case=sequences())
+@quick
+def test_one_dense_matrix_equals_the_convolutions(case):
+    unit, steps, batch = case
+    assume(unit.conv_axis == "feature")
+    x = torch.randn(steps, batch, unit.in_channels, dtype=torch.float64)
+    dense = F.linear(x, unit._dense())
+    convolutions = EESP.forward(unit, x.permute(1, 2, 0)).permute(2, 0, 1)
+    torch.testing.assert_close(dense, convolutions, rtol=1e-9, atol=1e-9)
+    for one, other in zip(
+        gradients(dense, *unit.parameters()), gradients(convolutions, *unit.parameters()), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_in_bfloat16_it_is_no_less_exact_than_in_float32_rounded_at_every_product():
+    torch.manual_seed(0)
+    unit = SequenceEESP(40, 4 * 48)
+    x = torch.randn(30, 4, 40, requires_grad=True)
+    wanted = (x, *unit.parameters())
+    exact = unit(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = unit(x)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).norm() < 0.005 * exact.norm()
+    for one, other in zip(gradients(rounded, *wanted), gradients(exact, *wanted), strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 0.01 * other.norm()

@@ -6,33 +6,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eru import native
+from eru.autocast import product_dtype, without_autocast
+
 _ROWS = 64  # of logits treated at once, so that their float32 form stays in the processor's cache
 
 
 class _TiedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-        logits = torch.addmm(bias, features, weight.t())  # (N, V), overwritten by its own gradient
-        count = len(targets)
-        precise = torch.promote_types(logits.dtype, torch.float32)
-        total = torch.zeros((), dtype=precise, device=features.device)
-        for rows, wanted in zip(logits.split(_ROWS), targets.split(_ROWS), strict=True):
-            scores = rows.to(precise, copy=True)
-            norm = scores.logsumexp(dim=1, keepdim=True)
-            wanted = wanted.unsqueeze(1)
-            total += (norm - scores.gather(1, wanted)).sum()
-            gradient = scores.sub_(norm).exp_()
-            gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            rows.copy_(gradient.div_(count))
-        ctx.save_for_backward(features, weight, logits)
-        return total / count
+        gradient = features @ weight.t()  # (N, V): first the logits without their bias, then their gradient
+        if features.device.type == "cpu" and native.refusal(gradient.dtype) is None:
+            loss, grad_bias = native.cross_entropy_(gradient, bias.float().contiguous(), targets.contiguous())
+            loss = features.new_tensor(loss, dtype=torch.float32)
+        else:
+            loss, grad_bias = _cross_entropy_(gradient, bias, targets)
+        ctx.save_for_backward(features, weight, gradient, grad_bias)
+        return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
-        features, weight, gradient = ctx.saved_tensors
-        grad = grad.to(gradient.dtype)
-        return grad * (gradient @ weight), grad * (gradient.t() @ features), grad * gradient.sum(dim=0), None
+        features, weight, gradient, grad_bias = ctx.saved_tensors
+        scale = grad.to(gradient.dtype)
+        return scale * (gradient @ weight), gradient.t() @ (scale * features), grad * grad_bias, None
+
+
+def _cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`eru.native.cross_entropy_` does, in torch's operators."""
+    count = len(targets)
+    precise = torch.promote_types(products.dtype, torch.float32)
+    bias = bias.to(precise)
+    total, grad_bias = bias.new_zeros(()), torch.zeros_like(bias)
+    for rows, wanted in zip(products.split(_ROWS), targets.split(_ROWS), strict=True):
+        scores = rows.to(precise).add(bias)
+        norm = scores.logsumexp(dim=1, keepdim=True)
+        wanted = wanted.unsqueeze(1)
+        total += (norm - scores.gather(1, wanted)).sum()
+        gradient = scores.sub_(norm).exp_()
+        gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+        grad_bias += gradient.div_(count).sum(dim=0)
+        rows.copy_(gradient)
+    return total / count, grad_bias
 
 
 def tied_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -56,12 +71,10 @@ def tied_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: 
         >>> round(loss.exp().item(), 4)
         7.0
     """
-    kind = features.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        features, weight, bias = features.to(dtype), weight.to(dtype), bias.to(dtype)
-    with torch.autocast(kind, enabled=False):
+    dtype = product_dtype(features)
+    features, weight = features.to(dtype), weight.to(dtype)
+    with without_autocast(features):
         if torch.is_grad_enabled():
             return _TiedCrossEntropy.apply(features, weight, bias, targets)
-        logits = F.linear(features, weight, bias)
-        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+        logits = features @ weight.t()
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)) + bias, targets)

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -10,11 +9,13 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
+from eru import native
+from eru.autocast import product_dtype, without_autocast
 from eru.recurrence import cpu, naive, triton
 
 __all__ = ["Backend", "lstm_scan", "resolve_backend"]
 
-Backend = Literal["auto", "naive", "scan", "cpu", "triton"]
+Backend = Literal["auto", "naive", "scan", "cpu", "native", "triton"]
 _backends = get_args(Backend)
 _said: set[str] = set()  # what users were warned of already
 # Before torch 2.7 an export cannot be told from a compilation; it then keeps the CPU path's operator, not a scan.
@@ -49,10 +50,10 @@ def lstm_scan(
         hidden_mask: factor on h before the recurrent product, (B, H or P), the same at every step; it gets no
             gradient.
         backend: ``"auto"`` takes what the environment variable ``ERU_BACKEND`` names, else the fastest that fits;
-            ``"naive"`` is the oracle, ``"scan"`` one node for ``torch.export``, ``"cpu"`` packed weights and
-            ``"triton"`` fused kernels on a GPU (never chosen by itself yet), both with an analytic backward (no
-            forward mode, no torch.func). One that cannot run here gives way to the fastest that can, with one
-            warning that says why.
+            ``"naive"`` is the oracle, ``"scan"`` one node for ``torch.export``, ``"cpu"`` packed weights, ``"native"``
+            these with compiled element-wise kernels, and ``"triton"`` fused kernels on a GPU (never chosen by itself
+            yet), the last three with an analytic backward (no forward mode, no torch.func). One that cannot run here
+            gives way to the fastest that can, with one warning that says why.
 
     Returns:
         The hidden states (T, B, H or P), and the last (h, c).
@@ -66,11 +67,7 @@ def lstm_scan(
         (torch.Size([5, 2, 3]), torch.Size([2, 3]), torch.Size([2, 3]))
     """
     _check_shapes(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
-    kind = gates.device.type
-    # The meta device knows no autocast, and autocast leaves float64 alone.
-    has_autocast = kind != "meta"
-    if has_autocast and torch.is_autocast_enabled(kind) and gates.dtype != torch.float64:
-        gates = gates.to(torch.get_autocast_dtype(kind))
+    gates = gates.to(product_dtype(gates))
     dtype = gates.dtype
     cell_dtype = torch.promote_types(dtype, torch.float32)
     arguments = (
@@ -81,10 +78,10 @@ def lstm_scan(
         None if weight_hr is None else weight_hr.to(dtype),
         None if hidden_mask is None else hidden_mask.detach().to(dtype),
     )
-    with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
+    with without_autocast(gates):
         match resolve_backend(backend, gates, *arguments[1:2], *arguments[4:]):
-            case "cpu":
-                hidden, c = cpu.lstm_scan(*arguments)
+            case "cpu" | "native" as path:
+                hidden, c = cpu.lstm_scan(*arguments, compiled=path == "native")
             case "triton":
                 hidden, c = triton.lstm_scan(*arguments)
             case "scan":
@@ -120,8 +117,8 @@ def resolve_backend(
         ValueError: an unknown backend, here or in ``ERU_BACKEND``.
 
     Example:
-        >>> resolve_backend("auto", torch.zeros(70, 20, 12)), resolve_backend("naive", torch.zeros(70, 20, 12))
-        ('cpu', 'naive')
+        >>> resolve_backend("native", torch.zeros(70, 20, 12)), resolve_backend("naive", torch.zeros(70, 20, 12))
+        ('native', 'naive')
     """
     source = "backend"
     if backend == "auto" and not _is_exporting():
@@ -142,15 +139,19 @@ def _fastest(gates: Tensor) -> str:
     if gates.shape[0] == 1 or (not torch.compiler.is_compiling() and _is_transformed()):
         return "naive"
     # On a GPU the Triton path must be asked for: it has been checked in Triton's interpreter, but on no GPU yet.
-    return "cpu" if gates.device.type == "cpu" else "naive"
+    if gates.device.type != "cpu":
+        return "naive"
+    return "cpu" if native.refusal(gates.dtype) else "native"
 
 
 def _refusal(
     backend: str, gates: Tensor, weight_hh: Tensor | None, weight_hr: Tensor | None, hidden_mask: Tensor | None
 ) -> str | None:
     """Why a path cannot run."""
-    if backend == "cpu" and gates.device.type not in ("cpu", "meta"):
+    if backend in ("cpu", "native") and gates.device.type not in ("cpu", "meta"):
         return f"gates are on {gates.device}"
+    if backend == "native":
+        return native.refusal(gates.dtype)
     if backend == "triton":
         return triton.supports(gates, gates[0] if weight_hh is None else weight_hh, weight_hr, hidden_mask)
     return None

@@ -1,0 +1,123 @@
+"""The compiled kernels against torch's own functions, and what happens where they cannot be built."""
+
+import subprocess
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eru import native
+from eru.recurrence import lstm_scan, resolve_backend, steps
+
+# Gates at which exp and tanh are hard: near 0, large, and what is no number.
+HARD = [0.0, -0.0, 1e-30, 1e-4, -1e-3, 0.2499, 0.2501, 5.0, -8.9, 30.0, -88.0, 200.0, -1e4, 1e4]
+
+
+@pytest.fixture
+def rebuilt():
+    """The kernels looked for anew inside the test, and again after it."""
+
+    def forget() -> None:
+        native._load.cache_clear()
+        native._call.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+def step(functions, values: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+    """One step forward and backward, with every gate and cell at every one of the values."""
+    grid = torch.cartesian_prod(values, values)  # (B, 2)
+    rows = len(grid)
+    gates = torch.stack([grid[:, 0], grid[:, 1], grid[:, 0], grid[:, 1]], dim=1).to(dtype)  # (B, 4), H = 1
+    recurrent = torch.zeros_like(gates)
+    before = grid[:, 1:].contiguous()
+    activated, cells, hidden = torch.empty(rows, 4, 1), torch.empty(rows, 1), torch.empty(rows, 1, dtype=dtype)
+    functions.lstm_forward(gates, recurrent, before, activated, cells, hidden)
+    dh, dc, draw = torch.ones(rows, 1, dtype=dtype), torch.ones(rows, 1), torch.empty(rows, 4, 1, dtype=dtype)
+    functions.lstm_backward(dh, dc, activated, before, cells, draw)
+    return [activated, cells, hidden, dc, draw]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+def test_a_step_at_hard_values_equals_torchs(dtype, tolerance):
+    values = torch.tensor(HARD)
+    pairs = list(zip(step(native, values, dtype), step(steps, values, dtype), strict=True))
+    torch.testing.assert_close(*pairs[0], rtol=2e-6, atol=1e-34)  # activated gates; below that exp is clamped
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=1e-7)  # 1 - tanh^2 has no more digits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_number_stays_none(dtype):
+    values = torch.tensor([float("nan")])
+    assert all(x.isnan().all() for x in step(native, values, dtype))
+
+
+@given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 3))
+@settings(max_examples=50, deadline=None)
+def test_cross_entropy_equals_torchs(rows, types, dtype, threads):
+    generator = torch.Generator().manual_seed(rows + 100 * types)
+    products = (4 * torch.randn(rows, types, generator=generator)).to(dtype)
+    bias = torch.randn(types, generator=generator, requires_grad=True)
+    targets = torch.randint(0, types, (rows,), generator=generator)
+    logits = products.float().requires_grad_()
+    expected = F.cross_entropy(logits + bias, targets)
+    expected.backward()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        loss, grad_bias = native.cross_entropy_(products, bias.detach(), targets)
+    finally:
+        torch.set_num_threads(before)
+    assert loss == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    torch.testing.assert_close(grad_bias, bias.grad, rtol=1e-5, atol=1e-7)
+    rounding = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(products.float(), logits.grad, rtol=rounding, atol=1e-8)
+
+
+@pytest.mark.parametrize("wrong", [-1, 5, -100])
+def test_a_target_outside_of_the_vocabulary_is_refused(wrong):
+    with pytest.raises(IndexError, match=rf"targets from .*{wrong}.*: must be from 0 to 4"):
+        native.cross_entropy_(torch.zeros(2, 5), torch.zeros(5), torch.tensor([wrong, wrong]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("ERU_NATIVE", "0", "ERU_NATIVE=0 switches them off"),
+        ("CC", "no-such-compiler", "there is no C compiler 'no-such-compiler'"),
+        ("CC", "false", "they cannot be built: false"),
+    ],
+)
+def test_without_kernels_the_other_path_is_taken_and_the_reason_told(
+    monkeypatch, rebuilt, tmp_path, name, value, reason
+):
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("eru.recurrence._said", set())
+    gates = torch.zeros(3, 2, 8)
+    assert reason in native.refusal()
+    assert resolve_backend("auto", gates) == "cpu"
+    with pytest.warns(UserWarning, match=f"backend='native' cannot run: {reason}"):
+        assert resolve_backend("native", gates) == "cpu"
+
+
+def test_they_are_built_once_and_kept(monkeypatch, rebuilt, tmp_path):
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+    assert native.refusal() is None
+    (built,) = (tmp_path / "native").iterdir()
+    native._load.cache_clear()
+    monkeypatch.setattr(subprocess, "run", None)  # a second build would fail
+    assert native.refusal() is None
+    assert [built] == list((tmp_path / "native").iterdir())
+
+
+def test_a_compiled_graph_holds_the_native_path():
+    torch._dynamo.reset()
+    arguments = torch.randn(6, 2, 16), torch.randn(16, 4), torch.zeros(2, 4), torch.zeros(2, 4)
+    compiled = torch.compile(lstm_scan, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(*arguments)[0], lstm_scan(*arguments, backend="native")[0])
