@@ -10,6 +10,7 @@ import torch
 from eru.lm.corpus import load_corpus
 from eru.lm.evaluate import evaluate_run
 from eru.lm.generate import generate_text
+from eru.lm.job import time_limit
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
 from eru.lm.run import LanguageModelRun, open_run
 from eru.lm.train import train
@@ -32,6 +33,8 @@ def _default_recipe(place: str) -> str:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start if there is none.")
 @click.option("--epochs", type=int, help="Total epochs; the recipe's by default.")
 @click.option("--max-steps", type=int, help="Total steps, at most.")
+@click.option("--minutes", type=float, help="Stop this call after that time; --resume goes on.")
+@click.option("--from", "start", metavar="RUN", help="Start from the best weights of that run (finetuning).")
 @device
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the products.")
 @click.option("--tokenizer", type=click.Choice(["word", "sentencepiece", "char"]), help="The recipe's by default.")
@@ -47,6 +50,8 @@ def lm_train(
     resume: bool,
     epochs: int | None,
     max_steps: int | None,
+    minutes: float | None,
+    start: str | None,
     device: str,
     precision: Any,
     as_json: bool,
@@ -54,6 +59,7 @@ def lm_train(
     **named: Any,
 ) -> None:
     """Train a language model into a run folder."""
+    stop = None if minutes is None else time_limit(minutes)
     place = resolve_device(device)
     changes = dict(parse_field(text) for text in fields)
     changes |= {name: value for name, value in named.items() if value is not None}
@@ -67,6 +73,8 @@ def lm_train(
         resume=resume,
         epochs=epochs,
         max_steps=max_steps,
+        start=start,
+        stop=stop,
         device=place,
         precision=precision,
     )
@@ -75,6 +83,8 @@ def lm_train(
     run = open_run(folder)
     if run.folder.weights_path.exists():
         say(f"sample: {generate_text(run, '', 60, temperature=0.8, seed=plan.seed)}")
+    if not result.finished:
+        say(f"stopped after step {result.steps} of epoch {result.epochs + 1}: go on with --resume")
     text = (
         f"{result.run}: {result.parameters:,} parameters, {result.epochs} epochs, {result.steps} steps, "
         f"{result.tokens_per_second:,.0f} tokens/s\n"

@@ -1,5 +1,7 @@
 """Truncated backpropagation through time: parallel streams of tokens, read window by window with carried state."""
 
+from copy import copy
+
 import numpy as np
 import torch
 
@@ -80,8 +82,44 @@ class Streams:
                 f"{len(ids)} tokens are too few for batch_size={batch_size} on {world_size} process(es): "
                 f"each of the {count} streams needs at least 2"
             )
-        self._streams = ids[: size * count].reshape(count, size)[rank * batch_size : (rank + 1) * batch_size]
+        self._streams = ids[: size * count].reshape(count, size)
+        self._rows = np.arange(rank * batch_size, (rank + 1) * batch_size)  # ours among the streams of all ranks
+        self._offsets = np.zeros(batch_size, np.int64)
         self.length = size - 1
+
+    def shuffled(self, *, seed: int, epoch: int) -> "Streams":
+        """The same streams, each rotated by a random offset of its own: partial shuffle.
+
+        A stream of M tokens w_0 .. w_{M-1} with offset k is read as
+
+            w_k, ..., w_{M-1}, w_0, ..., w_{k-1}
+
+        so that every epoch has other windows, side by side with others; behind w_{M-1} the token to predict is w_0.
+        The tokens stay where they are. The offsets are a pure function of the arguments, and the same whether one
+        rank reads all streams or several share them.
+
+        Source: Press 2019, "Partially Shuffling the Training Data to Improve Language Models", arXiv 1903.04167.
+
+        Args:
+            seed: Seed of the run, not negative.
+            epoch: Number of the epoch, not negative; each has offsets of its own.
+
+        Raises:
+            ValueError: A number is negative.
+
+        Example:
+            >>> inputs, targets = Streams(np.arange(10), 2).shuffled(seed=0, epoch=0).window(0, 4)
+            >>> inputs.T.tolist(), targets.T.tolist()
+            ([[4, 0, 1, 2], [7, 8, 9, 5]], [[0, 1, 2, 3], [8, 9, 5, 6]])
+        """
+        for name, value in (("seed", seed), ("epoch", epoch)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: must be at least 0")
+        rotated = copy(self)
+        # The 1 keeps these draws apart from those of `segments`; every rank draws for all and takes its own.
+        offsets = np.random.default_rng([seed, epoch, 1]).integers(self.length + 1, size=len(self._streams))
+        rotated._offsets = offsets[self._rows]
+        return rotated
 
     def window(self, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``length`` steps of every stream.
@@ -98,5 +136,7 @@ class Streams:
         """
         if start < 0 or length < 1 or start + length > self.length:
             raise ValueError(f"start={start}, length={length}: not a window of streams of length {self.length}")
-        block = torch.from_numpy(self._streams[:, start : start + length + 1].T.astype(np.int64))  # (T + 1, B)
+        steps = np.arange(start, start + length + 1)[:, None]
+        tokens = self._streams[self._rows, (steps + self._offsets) % (self.length + 1)]  # (T + 1, B)
+        block = torch.from_numpy(tokens.astype(np.int64))
         return block[:-1], block[1:]

@@ -23,7 +23,7 @@ class Position:
         trained: tokens of the whole run, in this process.
         seconds: of training in the whole run, validation left out.
         train_loss: mean of the last completed epoch.
-        history: validation losses of the completed epochs.
+        history: validation losses of the completed epochs, before them that of the weights it started from, if any.
         best: validation loss of the saved weights.
     """
 
@@ -80,8 +80,8 @@ class Training:
             }
         )
 
-    def restore(self, folder: RunFolder, ranks: Ranks, seed: int) -> None:
-        """Go back to the checkpoint, if there is one.
+    def restore(self, folder: RunFolder, ranks: Ranks, seed: int) -> bool:
+        """Go back to the checkpoint, if there is one, and tell whether there was.
 
         It holds the carried state and the generators of the first process. The others carry nothing over and seed
         generators of their own.
@@ -100,3 +100,4 @@ class Training:
             carried = saved["carried"]
             self.carried = carried and [tuple(part.to(ranks.device) for part in layer) for layer in carried]
             set_rng_state(saved["rng"])
+        return saved is not None

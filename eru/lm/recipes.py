@@ -10,11 +10,14 @@ import torch
 
 from eru.lm.model import CellName, LanguageModel, nearest_hidden_size
 
+SHAPE = ("tokenizer", "vocab_size", "cell", "embedding_size", "hidden_size", "num_layers", "conv_axis", "kernel_size")
+"""The fields that say which weights there are and what they mean: a run that starts from another's has them too."""
+
 _ACCEPTED: dict[Any, Any] = {float: (float, int)}
 # Comparisons with NaN are false, so it fits nowhere.
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
-        "embedding_size hidden_size num_layers batch_size bptt nonmonotone_interval log_every checkpoint_every",
+        "embedding_size hidden_size num_layers batch_size bptt log_every checkpoint_every",
         lambda value: value >= 1,
         "at least 1",
     ),
@@ -24,7 +27,8 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "at least 0 and below 1",
     ),
     (
-        "epochs warmup_steps weight_decay activation_regularization temporal_regularization",
+        "epochs warmup_steps weight_decay activation_regularization temporal_regularization nonmonotone_interval "
+        "patience",
         lambda value: 0 <= value < math.inf,
         "finite and not negative",
     ),
@@ -61,6 +65,7 @@ class Recipe:
         batch_size: streams read side by side.
         bptt: steps through which gradients flow.
         random_bptt: draw the length of each window anew, as AWD-LSTM; its learning rate follows its length.
+        partial_shuffle: rotate each stream by a random offset of its own, anew every epoch (arXiv 1903.04167).
         optimizer: ``"adamw"`` or ``"sgd"``.
         learning_rate: at its highest.
         schedule: ``"constant"``, ``"cosine"`` or ``"linear"``, down to ``floor``.
@@ -70,7 +75,9 @@ class Recipe:
         clip: limit on the norm of the gradient.
         averaging: evaluate the mean of the weights, once the validation loss has not improved for
             ``nonmonotone_interval`` epochs (NT averaging).
-        nonmonotone_interval: n of that rule.
+        nonmonotone_interval: n of that rule; 0 waits for nothing and averages from the first step.
+        patience: end the run once the validation loss has not improved for that many epochs, by the same rule;
+            0 for never.
         seed: of everything random.
         log_every: steps between two records of metrics.jsonl.
         checkpoint_every: steps between two checkpoints; one follows every epoch too.
@@ -97,6 +104,7 @@ class Recipe:
     batch_size: int = 20
     bptt: int = 70
     random_bptt: bool = True
+    partial_shuffle: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -106,6 +114,7 @@ class Recipe:
     clip: float = 0.25
     averaging: bool = False
     nonmonotone_interval: int = 5
+    patience: int = 0
     seed: int = 1
     log_every: int = 50
     checkpoint_every: int = 200
@@ -163,7 +172,7 @@ def paper_15m() -> Recipe:
 
 
 def awd_7m() -> Recipe:
-    """7 M parameters with AWD-LSTM's regularisers (arXiv 1708.02182)."""
+    """7 M parameters with AWD-LSTM's regularisers (arXiv 1708.02182) and partial shuffle (arXiv 1903.04167)."""
     return replace(
         paper_7m(),
         name="awd-7m",
@@ -173,6 +182,7 @@ def awd_7m() -> Recipe:
         embedding_dropout=0.1,
         weight_dropout=0.5,
         locked=True,
+        partial_shuffle=True,
         epochs=500,
     )
 

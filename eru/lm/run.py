@@ -1,7 +1,8 @@
 """A language model's run folder: what is written when it starts, and how other commands open it."""
 
+import hashlib
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import eru
 from eru.lm.batches import Streams
 from eru.lm.corpus import Corpus
 from eru.lm.model import LanguageModel
-from eru.lm.recipes import Recipe, build_model
+from eru.lm.recipes import SHAPE, Recipe, build_model
 from eru.lm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from eru.lm.tokens import TokenSplit, encode_corpus
-from eru.training import Ranks, RunFolder
+from eru.training import Ranks, RunFolder, atomic_write
 
 _KIND = "language-model"
+_DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,44 @@ def open_run(path: str | Path) -> LanguageModelRun:
     return LanguageModelRun(folder, recipe, load_tokenizer(Path(path) / "tokenizer"))
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a run that starts from another one takes from it."""
+
+    name: str
+    tokenizer: Tokenizer
+    weights: bytes
+
+    @classmethod
+    def open(cls, path: str | Path, recipe: Recipe, corpus: Corpus) -> "_Start":
+        """Read the run in ``path``, which must have the recipe's shape and the corpus' text."""
+        run = open_run(path)
+        its = {"recipe": {name: getattr(run.recipe, name) for name in SHAPE}, "data": run.folder.config.get("data")}
+        ours = {"recipe": {name: getattr(recipe, name) for name in SHAPE}, "data": {"fingerprint": corpus.fingerprint}}
+        replace(run.folder, config=its).check_same_config(ours, ignore=("data.name",))
+        run.load_model()  # so that what is broken is told before the new folder is made
+        return cls(run.folder.path.resolve().name, run.tokenizer, run.folder.weights_path.read_bytes())
+
+
 def start_run(
-    path: str | Path, recipe: Recipe, corpus: Corpus, precision: str, *, resume: bool, ranks: Ranks
+    path: str | Path,
+    recipe: Recipe,
+    corpus: Corpus,
+    precision: str,
+    *,
+    resume: bool,
+    ranks: Ranks,
+    start: str | Path | None = None,
 ) -> tuple[LanguageModelRun, dict[str, TokenSplit]]:
     """Make the run folder, or with ``resume`` open it where there is one, and encode the corpus.
 
     Whatever can fail because of the text or the recipe fails before anything is written. A resumed run keeps its own
-    recipe's ``epochs``, since they are the length of its schedule.
+    recipe's ``epochs``, since they are the length of its schedule. With ``start``, another run folder, the new one
+    holds that run's tokenizer and best weights, so it no longer needs that run.
 
     Raises:
-        ValueError: a folder that already holds a run, or with ``resume`` a run of another recipe, text, precision or
-            number of processes; a text too small for the recipe.
+        ValueError: a folder that already holds a run, or with ``resume`` a run of another recipe, text, precision,
+            start or number of processes; a text too small for the recipe; a start that does not fit.
     """
     config: dict[str, Any] = {
         "kind": _KIND,
@@ -87,26 +116,46 @@ def start_run(
         "precision": precision,
         "processes": ranks.world_size,
     }
+    source = None if start is None else _Start.open(start, recipe, corpus)
+    if source is not None:
+        config["start"] = {"run": source.name, "weights": hashlib.sha256(source.weights).hexdigest()}
     tokenizer_folder = Path(path) / "tokenizer"
     there = resume and (Path(path) / "config.json").exists()
     ranks.barrier()  # until all have looked, so that none takes the folder that is made below for an older one
     if there:
         folder = RunFolder.open(path)
+        folder = replace(folder, config=_with_defaults(folder.config))
         folder.check_same_config({**folder.config, **config}, ignore=("recipe.epochs", "data.name"))
         if (tokenizer_folder / "tokenizer.json").exists():
             run = open_run(path)
             return run, encode_corpus(corpus, run.tokenizer)
-        # A kill came between the two: what follows makes the tokenizer again.
-    tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
+        # A kill came before the tokenizer, which is written last: what follows makes it again.
+        if source is None and "start" in folder.config:
+            raise ValueError(
+                f"{path} was killed before it held the weights to start from: name their run again (--from)"
+            )
+    if source is None:
+        tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
+    else:
+        tokenizer = source.tokenizer
     splits = encode_corpus(corpus, tokenizer)
     _check_trainable(recipe, splits["train"], tokenizer.vocab_size, ranks)
     if ranks.is_main:
         if not there:
             versions = {"eru": eru.__version__, "torch": torch.__version__, "python": platform.python_version()}
             RunFolder.create(path, {**config, "versions": versions})
+        if source is not None:
+            with atomic_write(RunFolder.open(path).weights_path, "wb") as file:
+                file.write(source.weights)
         tokenizer.save(tokenizer_folder)
     ranks.barrier()
     return open_run(path), splits
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A config whose recipe has every field: what one that is older than a field means is the field's default."""
+    recipe = config.get("recipe")
+    return {**config, "recipe": {**_DEFAULTS, **recipe}} if isinstance(recipe, dict) else config
 
 
 def _check_trainable(recipe: Recipe, split: TokenSplit, vocab_size: int, ranks: Ranks) -> None:

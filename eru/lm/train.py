@@ -3,9 +3,10 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -26,9 +27,9 @@ from eru.training import (
     Ranks,
     WeightAverage,
     check_finite,
+    has_stalled,
     plot_curve,
     seed_everything,
-    should_start_averaging,
 )
 
 
@@ -39,6 +40,7 @@ class Result:
     Attributes:
         run: the run folder.
         parameters: of the model, tied ones once.
+        finished: whether it has come to its end; otherwise a resumed call goes on.
         epochs: completed.
         steps: done.
         train_tokens: tokens of the training text.
@@ -53,6 +55,7 @@ class Result:
 
     run: str
     parameters: int
+    finished: bool
     epochs: int
     steps: int
     train_tokens: int
@@ -73,6 +76,8 @@ def train(
     resume: bool = False,
     epochs: int | None = None,
     max_steps: int | None = None,
+    start: str | Path | None = None,
+    stop: Callable[[], bool] | None = None,
     device: str = "cpu",
     precision: Precision = "float32",
     quiet: bool = False,
@@ -80,8 +85,8 @@ def train(
     """Train a language model into a run folder.
 
     The schedule runs over the recipe's epochs (over ``epochs`` where a new run is given more); ``epochs`` and
-    ``max_steps`` say where to stop, counted from the very start of the run, so that a run stopped there and resumed
-    equals one that was never stopped.
+    ``max_steps`` say where to stop, counted from the very start of the run, and ``stop`` says when. A run stopped by
+    any of them and resumed, in a copy of its folder too, equals one that was never stopped.
 
     Args:
         recipe: what to do.
@@ -90,13 +95,16 @@ def train(
         resume: go on from the last checkpoint; without one start, and when finished do nothing.
         epochs: total epochs; ``None`` for the recipe's.
         max_steps: total steps; ``None`` for no limit.
+        start: another run's folder, whose best weights and tokenizer a new run starts from (finetuning; the optimiser
+            starts afresh); a resumed run has them already.
+        stop: asked before the first step and after each; once it answers true, the call ends as at ``max_steps``.
         device: where to compute.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast.
         quiet: show no progress.
 
     Raises:
-        ValueError: a corpus too small, a folder that does not fit, more epochs than a resumed run's schedule has, or
-            a loss that is no longer finite (the last checkpoint then stays as it is).
+        ValueError: a corpus too small, a folder or a start that does not fit, more epochs than a resumed run's
+            schedule has, or a loss that is no longer finite (the last checkpoint then stays as it is).
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision={precision!r}: must be one of {', '.join(get_args(Precision))}")
@@ -107,7 +115,7 @@ def train(
     try:
         # A new run's schedule spans all the epochs that it is told to do; a resumed run keeps the schedule it has.
         recipe = replace(recipe, epochs=max(recipe.epochs, epochs or 0))
-        run, splits = start_run(out, recipe, corpus, precision, resume=resume, ranks=ranks)
+        run, splits = start_run(out, recipe, corpus, precision, resume=resume, ranks=ranks, start=start)
         if recipe.epochs != run.recipe.epochs and not quiet:
             print(f"this run keeps its schedule of {run.recipe.epochs} epochs", file=sys.stderr)
         recipe = run.recipe
@@ -121,27 +129,18 @@ def train(
         model = run.build_model(ranks.device)
         ranks.broadcast(model)
         training = Training(model, make_optimizer(recipe, model))
-        training.restore(run.folder, ranks, recipe.seed)
-
         last_epoch = recipe.epochs if epochs is None else epochs
         last_step = 2**62 if max_steps is None else max_steps
-        job = Job(recipe, run.folder, streams, splits["valid"].ids, ranks, precision, last_epoch, last_step)
-        position, quiet = training.position, quiet or not ranks.is_main
-        if ranks.is_main and position.step and not job.is_over(position):
-            run.folder.log({"event": "resume", "step": position.step})
-        with Progress(job.total_steps, first_step=position.step, quiet=quiet) as progress:
-            while not job.is_over(position):
-                complete = _train_epoch(job, training, progress)
-                _end_epoch(job, training, complete, progress)
-                if ranks.is_main:
-                    training.save(run.folder)
-                    plot_curve(run.folder.metrics(), run.folder.curve_path)
-
-        result = _result(run, corpus, splits, training, ranks)
-        if not quiet and position.step and not run.folder.curve_path.exists():
+        job = Job(recipe, run.folder, streams, splits["valid"].ids, ranks, precision, last_epoch, last_step, stop)
+        if not training.restore(run.folder, ranks, recipe.seed):
+            _begin(job, training)
+        quiet = quiet or not ranks.is_main
+        _train_epochs(job, training, quiet)
+        result = _result(job, run, corpus, splits, training)
+        if not quiet and result.steps and not run.folder.curve_path.exists():
             print("no curve.png: it needs matplotlib", file=sys.stderr)
         if ranks.is_main:
-            run.folder.write_card(model_card(recipe, corpus.name, asdict(result), run.folder.config["versions"]))
+            run.folder.write_card(model_card(recipe, corpus.name, asdict(result), run.folder.config))
         return result
     finally:
         ranks.close()
@@ -154,13 +153,51 @@ def make_optimizer(recipe: Recipe, model: LanguageModel) -> torch.optim.Optimize
     return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
+def _begin(job: Job, training: Training) -> None:
+    """What precedes the first step: the weights to start from, validated, and averaging that waits for nothing.
+
+    A run that starts from another's weights keeps them as the best until it has better ones, so its checkpoint is
+    written before any other weights can take their place in the folder.
+    """
+    recipe, position, folder = job.recipe, training.position, job.folder
+    started = "start" in folder.config
+    if started:
+        training.model.load_state_dict(folder.load_weights(job.ranks.device))
+        position.best = _validation_loss(job, training.model)
+        position.history.append(position.best)
+    if recipe.averaging and recipe.nonmonotone_interval == 0:
+        training.average = WeightAverage(training.model)
+    if started and job.ranks.is_main:
+        training.save(folder)
+
+
+def _train_epochs(job: Job, training: Training, quiet: bool) -> None:
+    """Train until the run or the call is over, with a checkpoint after every epoch."""
+    position, folder, is_main = training.position, job.folder, job.ranks.is_main
+    if is_main and not job.is_over(position):
+        folder.log({"event": "resume" if position.step else "start", "step": position.step, **_place(job.ranks)})
+    complete = True
+    with Progress(job.total_steps, first_step=position.step, quiet=quiet) as progress:
+        while complete and not job.is_over(position) and not job.is_stopped():
+            complete = _train_epoch(job, training, progress)
+            _end_epoch(job, training, complete, progress)
+            if is_main:
+                training.save(folder)
+                plot_curve(folder.metrics(), folder.curve_path)
+
+
+def _place(ranks: Ranks) -> dict[str, Any]:
+    """Where this call computes, for the record."""
+    device = ranks.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
 def _train_epoch(job: Job, training: Training, progress: Progress) -> bool:
-    """Train from the position to the epoch's end, or to the last step; whether the epoch is complete."""
+    """Train from the position to the epoch's end, or to where the call ends; whether the epoch is complete."""
     recipe, position = job.recipe, training.position
     windows = job.windows(position.epoch)
     for start, length in windows[position.window :]:
-        if position.step == job.last_step:
-            return False
         before = time.perf_counter()
         position.loss += length * _step(job, training, start, length)
         position.tokens += length
@@ -174,13 +211,15 @@ def _train_epoch(job: Job, training: Training, progress: Progress) -> bool:
         # A checkpoint of the last step would claim an end that was not validated; its own follows the validation.
         if position.step % recipe.checkpoint_every == 0 and position.step < job.total_steps and job.ranks.is_main:
             training.save(job.folder)
-    return True
+        if position.step == job.last_step or job.is_stopped():
+            break
+    return position.window == len(windows)
 
 
 def _step(job: Job, training: Training, start: int, length: int) -> float:
     """One step of the optimiser on one window; the mean loss of its tokens."""
     recipe, model, optimizer = job.recipe, training.model, training.optimizer
-    inputs, targets = (tokens.to(job.ranks.device) for tokens in job.streams.window(start, length))
+    inputs, targets = job.window(training.position.epoch, start, length)
     for group in optimizer.param_groups:
         group["lr"] = job.learning_rate(training.position.step, length)
     model.train()
@@ -255,8 +294,8 @@ def _end_epoch(job: Job, training: Training, complete: bool, progress: Progress)
         position.history.append(loss)
         position.epoch, position.window, position.loss, position.tokens = position.epoch + 1, 0, 0.0, 0
         training.carried = None
-        stalled = recipe.averaging and should_start_averaging(position.history, recipe.nonmonotone_interval)
-        if stalled and training.average is None:
+        waiting = recipe.averaging and training.average is None
+        if waiting and has_stalled(position.history, recipe.nonmonotone_interval):
             training.average = WeightAverage(training.model)
     if ranks.is_main:
         job.folder.log(
@@ -286,13 +325,14 @@ def _validation_loss(job: Job, model: LanguageModel) -> float:
 
 
 def _result(
-    run: LanguageModelRun, corpus: Corpus, splits: dict[str, TokenSplit], training: Training, ranks: Ranks
+    job: Job, run: LanguageModelRun, corpus: Corpus, splits: dict[str, TokenSplit], training: Training
 ) -> Result:
-    position, vocabulary = training.position, run.tokenizer.vocab_size
+    position, ranks, vocabulary = training.position, job.ranks, run.tokenizer.vocab_size
     ids, valid = splits["train"].ids, splits["valid"].ids
     return Result(
         run=str(run.folder.path),
         parameters=sum(p.numel() for p in training.model.parameters()),
+        finished=job.is_finished(position),
         epochs=position.epoch,
         steps=position.step,
         train_tokens=len(ids),

@@ -4,7 +4,7 @@ The run folder with its checkpoints, random states, schedules, weight averaging,
 progress and learning curves. Nothing here knows what is being trained.
 """
 
-from eru.training.averaging import WeightAverage, should_start_averaging
+from eru.training.averaging import WeightAverage, has_stalled
 from eru.training.curves import plot_curve
 from eru.training.distributed import Ranks
 from eru.training.files import atomic_write, read_json, write_json
@@ -24,13 +24,13 @@ __all__ = [
     "atomic_write",
     "check_finite",
     "constant",
+    "has_stalled",
     "make_schedule",
     "plot_curve",
     "read_json",
     "rng_state",
     "seed_everything",
     "set_rng_state",
-    "should_start_averaging",
     "warmup_cosine",
     "warmup_linear",
     "write_json",

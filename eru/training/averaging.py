@@ -1,4 +1,4 @@
-"""Non-monotonically triggered averaging of the weights: when to start, and the average itself.
+"""Non-monotonically triggered averaging of the weights: the trigger, and the average itself.
 
 Merity, Keskar and Socher 2017, "Regularizing and Optimizing LSTM Language Models", arXiv 1708.02182,
 Algorithm 1.
@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["WeightAverage", "should_start_averaging"]
+__all__ = ["WeightAverage", "has_stalled"]
 
 
-def should_start_averaging(history: Sequence[float], n: int = 5) -> bool:
-    """Tell whether the validation loss has stopped falling, so that averaging should start.
+def has_stalled(history: Sequence[float], n: int = 5) -> bool:
+    """Tell whether the validation loss has stopped falling, so that averaging should start, or finetuning end.
 
-    With v_1 .. v_t the losses so far and v_t the newest, averaging starts when
+    With v_1 .. v_t the losses so far and v_t the newest, it has stalled when
 
         t - 1 > n   and   v_t > min(v_1, ..., v_{t-1-n})
 
@@ -33,9 +33,9 @@ def should_start_averaging(history: Sequence[float], n: int = 5) -> bool:
         ValueError: If `n` is below 1.
 
     Example:
-        >>> should_start_averaging([5.0, 4.0, 4.1, 4.2], n=2)
+        >>> has_stalled([5.0, 4.0, 4.1, 4.2], n=2)
         False
-        >>> should_start_averaging([5.0, 4.0, 4.1, 4.2, 4.1], n=2)
+        >>> has_stalled([5.0, 4.0, 4.1, 4.2, 4.1], n=2)
         True
     """
     if n < 1:

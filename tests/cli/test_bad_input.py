@@ -92,6 +92,12 @@ def test_an_altered_penn_treebank_file(call, tmp_path):
         (["--epochs=-1"], ["epochs=-1"]),
         (["--epochs=few"], ["--epochs", "few"]),
         (["--max-steps=-3"], ["max_steps=-3"]),
+        (["--minutes=0"], ["minutes=0.0", "above 0"]),
+        (["--minutes=nan"], ["minutes=nan", "above 0"]),
+        (["--minutes=soon"], ["--minutes", "soon"]),
+        (["--from=nowhere"], ["no run in nowhere"]),
+        (["--set=patience=-1"], ["patience=-1"]),
+        (["--set=partial_shuffle=1"], ["partial_shuffle=1", "true or false"]),
         (["--seed=-1"], ["seed", "-1"]),
         (["--seed=4294967296"], ["seed", "4294967296"]),
         (["--vocab-size=2"], ["vocab_size=2"]),
@@ -179,6 +185,25 @@ def test_resume_refuses_another_text_and_goes_on_with_its_own(train, run, spoil)
     refused(train("--resume", "--epochs=3", data=spoil("train", b"the cat sat on the mat\n" * 40)), "data.fingerprint")
     assert contents(run) == before
     assert train("--resume", "--epochs=3", "--json").json["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--set=hidden_size=12"], ["recipe.hidden_size", "saved 8", "given 12"]),
+        (["--set=kernel_size=5"], ["recipe.kernel_size", "saved 3", "given 5"]),
+        (["--tokenizer=char"], ["recipe.tokenizer", "char"]),
+    ],
+)
+def test_a_start_of_another_shape(train, run, tmp_path, arguments, named):
+    older = run.rename(tmp_path / "older")
+    refused(train("--from", older, *arguments), older, *named)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_on_another_text(train, run, spoil, tmp_path):
+    older = run.rename(tmp_path / "older")
+    refused(train("--from", older, data=spoil("train", b"the cat sat on the mat\n" * 40)), older, "data.fingerprint")
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive"])

@@ -23,8 +23,10 @@ SURFACE = {
         "--data-dir",
         "--device",
         "--epochs",
+        "--from",
         "--json",
         "--max-steps",
+        "--minutes",
         "--out",
         "--precision",
         "--recipe",
@@ -175,6 +177,30 @@ def test_a_resumed_run_equals_a_whole_one(train, tmp_path):
         k: v for k, v in whole.items() if k not in differing
     }
     assert contents(tmp_path / "resumed")["model.safetensors"] == contents(tmp_path / "run")["model.safetensors"]
+
+
+def test_a_call_ends_when_its_minutes_are_over(train, tmp_path, monkeypatch):
+    asked = []
+
+    def time_limit(minutes):
+        return lambda: asked.append(minutes) or len(asked) > 2
+
+    monkeypatch.setattr("eru_cli.lm.time_limit", time_limit)
+    answer = train("--minutes=7", "--epochs=1", "--json")
+    assert set(asked) == {7.0}
+    assert (answer.json["steps"], answer.json["finished"]) == (2, False)
+    assert "stopped after step 2 of epoch 1: go on with --resume" in answer.err
+    monkeypatch.undo()
+    answer = train("--minutes=1e6", "--epochs=1", "--resume", "--json")
+    assert (answer.json["epochs"], answer.json["finished"]) == (1, True)
+    assert "--resume" not in answer.err
+
+
+def test_a_run_starts_from_another(train, run, tmp_path):
+    run.rename(tmp_path / "older")
+    said = train("--from", tmp_path / "older", "--set=averaging=true", "--set=nonmonotone_interval=0", "--json").json
+    assert said["finished"]
+    assert open_run(tmp_path / "run").folder.config["start"]["run"] == "older"
 
 
 def test_the_seed_decides_the_weights(train, tmp_path):

@@ -1,7 +1,9 @@
+import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+import eru.lm.train as train_module
 from eru.lm.corpus import SPLITS, Corpus, load_corpus
 
 
@@ -24,3 +26,19 @@ def make_corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Corpu
         return load_corpus(str(folder))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def corpus(make_corpus: Callable[..., Corpus]) -> Corpus:
+    """A text whose validation part is unlike it, so that its loss soon rises."""
+    draw = random.Random(1)
+    lines = [" ".join(draw.choices("abcdef", (9, 9, 9, 9, 1, 1), k=8)) for _ in range(28)]
+    return make_corpus(lines, ["e f e f f e"] * 3, ["a b f"])
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Draw no learning curves, which would take longer than the tiny runs themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "plot_curve", lambda metrics, path: False)
+        yield

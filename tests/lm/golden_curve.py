@@ -56,7 +56,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
     records = RunFolder.open(folder / "run").metrics()
     return {
         "train": [record["loss"] for record in records if record["event"] == "step"],
-        "valid": [record["valid_loss"] for record in records if record["event"] != "step"],
+        "valid": [record["valid_loss"] for record in records if record["event"] in ("epoch", "stop")],
     }
 
 

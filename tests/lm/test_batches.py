@@ -87,6 +87,66 @@ def test_a_mapped_file_is_not_written_to(tmp_path):
     assert np.fromfile(tmp_path / "ids", np.uint16).tolist() == list(range(20))
 
 
+@given(
+    size=st.integers(2, 60),
+    batch_size=st.integers(1, 4),
+    ranks=st.integers(1, 3),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_partial_shuffle_rotates_every_stream(size, batch_size, ranks, seed, data):
+    """Against the paper's own operations: cut, roll each row, read; several ranks as one with all the rows."""
+    epoch = data.draw(st.integers(0, 5))
+    start = data.draw(st.integers(0, size - 2))
+    length = data.draw(st.integers(1, size - 1 - start))
+    ids = np.random.default_rng(0).permutation(size * batch_size * ranks + ranks - 1)
+    rows = ids[: size * batch_size * ranks].reshape(-1, size)
+    for rank in range(ranks):
+        streams = Streams(ids, batch_size, rank, ranks).shuffled(seed=seed, epoch=epoch)
+        whole = torch.cat([streams.window(0, size - 1)[0], streams.window(0, size - 1)[1][-1:]])
+        inputs, targets = streams.window(start, length)
+        assert inputs.T.tolist() == whole.T[:, start : start + length].tolist()
+        assert targets.T.tolist() == whole.T[:, start + 1 : start + length + 1].tolist()
+        alone = Streams(ids, batch_size * ranks).shuffled(seed=seed, epoch=epoch).window(start, length)[0]
+        assert torch.equal(inputs, alone[:, rank * batch_size : (rank + 1) * batch_size])
+        for row, read in zip(rows[rank * batch_size : (rank + 1) * batch_size], whole.T.tolist(), strict=True):
+            offset = row.tolist().index(read[0])
+            assert read == np.roll(row, -offset).tolist()
+
+
+def test_offsets_of_partial_shuffle_are_uniform_and_of_their_own():
+    ids = np.tile(np.arange(8), 100)
+
+    def offsets(seed, epoch):
+        return Streams(ids, 100).shuffled(seed=seed, epoch=epoch).window(0, 1)[0][0].tolist()
+
+    drawn = {(seed, epoch): tuple(offsets(seed, epoch)) for seed in range(20) for epoch in range(20)}
+    assert len(set(drawn.values())) == 400
+    assert drawn[3, 4] == tuple(offsets(3, 4))
+    counts = np.bincount([offset for row in drawn.values() for offset in row], minlength=8)
+    assert abs(counts / 5000 - 1).max() < 0.06  # 40 000 draws of 8: one standard deviation is 1.3 %
+
+
+def test_partial_shuffle_leaves_the_streams_as_they_were_and_reads_the_map(tmp_path):
+    np.arange(20, dtype=np.uint16).tofile(tmp_path / "ids")
+    streams = Streams(np.memmap(tmp_path / "ids", np.uint16, mode="r"), 2)
+    before = streams.window(0, 9)
+    shuffled = streams.shuffled(seed=0, epoch=1)
+    assert not torch.equal(shuffled.window(0, 9)[0], before[0])
+    assert torch.equal(streams.window(0, 9)[0], before[0])
+    changed = np.memmap(tmp_path / "ids", np.uint16, mode="r+")
+    changed += 100
+    changed.flush()
+    assert shuffled.window(0, 9)[0].min() >= 100  # nothing was read beforehand
+
+
+@pytest.mark.parametrize("change", [{"seed": -1}, {"epoch": -1}])
+def test_partial_shuffle_refuses_what_is_out_of_range(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name}=-1: must be at least 0"):
+        Streams(np.arange(9), 1).shuffled(**{"seed": 0, "epoch": 0, **change})
+
+
 @pytest.mark.parametrize(("start", "length"), [(-1, 2), (0, 0), (0, 10), (9, 1)])
 def test_a_window_must_lie_inside(start, length):
     with pytest.raises(ValueError, match=f"start={start}, length={length}"):

@@ -49,7 +49,7 @@ def test_an_unknown_field_is_named_with_the_known_ones(name):
             ({name: 0}, f"{name}=0: must be at least 1")
             for name in (
                 *("embedding_size", "hidden_size", "num_layers", "batch_size", "bptt"),
-                *("nonmonotone_interval", "log_every", "checkpoint_every"),
+                *("log_every", "checkpoint_every"),
             )
         ),
         *(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from eru.training import WeightAverage, should_start_averaging
+from eru.training import WeightAverage, has_stalled
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from eru.training import WeightAverage, should_start_averaging
     ],
 )
 def test_trigger(history, n, expected):
-    assert should_start_averaging(history, n) is expected
+    assert has_stalled(history, n) is expected
 
 
 @given(losses=st.lists(st.floats(0, 10), max_size=15), n=st.integers(1, 5))
@@ -37,13 +37,13 @@ def test_trigger_is_the_rule_of_the_authors_loop(losses, n):
     for number, val_loss in enumerate(losses):
         started = len(best_val_loss) > n and val_loss > min(best_val_loss[:-n])
         best_val_loss.append(val_loss)
-        assert should_start_averaging(losses[: number + 1], n) == started
+        assert has_stalled(losses[: number + 1], n) == started
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_trigger_refuses_an_interval_below_one(n):
     with pytest.raises(ValueError, match=f"n must be at least 1, got {n}"):
-        should_start_averaging([1.0, 2.0], n)
+        has_stalled([1.0, 2.0], n)
 
 
 class Tied(nn.Module):
