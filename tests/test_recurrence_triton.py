@@ -31,29 +31,6 @@ NAMES = ("gates", "weight_hh", "h0", "c0")
 SHAPES = [(1, 1, 1), (5, 3, 13), (3, 33, 29), (2, 3, 250)]  # steps, batch, hidden size
 WAYS = ["steps", "persistent", "streamed"]
 
-if INTERPRETED:
-    # The interpreter multiplies the bits of bfloat16 as integers, and cuts where the GPU rounds.
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    _create_dot, _convert_float = interpreter.InterpreterBuilder.create_dot, interpreter._convert_float
-
-    def _widened(handle):
-        if handle.data.dtype != np.uint16:
-            return handle
-        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    def _dot(self, a, b, *others):
-        return _create_dot(self, _widened(a), _widened(b), *others)
-
-    def _convert(data, source, target, rounding):
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return _convert_float(data, source, target, rounding)
-        return torch.tensor(data.view(np.float32)).bfloat16().view(torch.int16).numpy().view(np.uint16)
-
-    interpreter.InterpreterBuilder.create_dot, interpreter._convert_float = _dot, _convert
-
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
@@ -106,15 +83,8 @@ def check_equal(got, expected):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernels run compiled")
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
-def test_in_the_interpreter():
-    pytest.importorskip("triton", minversion="3.7", reason="older interpreters and newer NumPy do not fit")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert "passed" in done.stdout
+def test_in_the_interpreter(run_interpreted):
+    run_interpreted(__file__)
 
 
 @runs_kernels
@@ -279,26 +249,11 @@ def test_a_callers_own_graph_may_take_it_in(way):
 # --- what needs no kernel to run
 
 
-class NoGPU:
-    """As much of a driver as Triton needs to compile."""
-
-    def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self):
-        return 0
-
-    get_current_stream = staticmethod(lambda device: 0)
-
-
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="compiles without a GPU")
 @pytest.mark.parametrize("persistent", [False, True])
-def test_compiles_for_an_h200_within_its_shared_memory(monkeypatch, persistent):
-    triton = pytest.importorskip("triton", minversion="3.4")  # of other drivers
+def test_compiles_for_an_h200_within_its_shared_memory(monkeypatch, h200_target, persistent):
     from eru.recurrence.triton import launch
 
     shared = {}
@@ -319,7 +274,6 @@ def test_compiles_for_an_h200_within_its_shared_memory(monkeypatch, persistent):
     monkeypatch.setattr(launch, "_kept", {})
     monkeypatch.setattr(launch, "write_table", Compiled(launch.write_table))
     monkeypatch.setattr(launch, "device_limits", lambda device: launch.Device(132, 232448 - 8192))
-    monkeypatch.setattr(triton.runtime.driver, "_active", NoGPU())
     launch.plan.cache_clear()
     run(lambda *x: path.lstm_scan(*x, persistent=persistent), make_inputs(1, 20, 1152, torch.bfloat16))
     launch.plan.cache_clear()

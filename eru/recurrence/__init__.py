@@ -1,7 +1,6 @@
 """The recurrence h_t = LSTM(gates_t + W h_{t-1}): one function, several ways to run it."""
 
 import os
-import warnings
 from typing import Literal, get_args
 
 import torch
@@ -11,13 +10,13 @@ from torch.autograd import forward_ad
 
 from eru import native
 from eru.autocast import product_dtype, without_autocast
+from eru.paths import warn_once
 from eru.recurrence import cpu, naive, triton
 
 __all__ = ["Backend", "lstm_scan", "resolve_backend"]
 
 Backend = Literal["auto", "naive", "scan", "cpu", "native", "triton"]
 _backends = get_args(Backend)
-_said: set[str] = set()  # what users were warned of already
 # Before torch 2.7 an export cannot be told from a compilation; it then keeps the CPU path's operator, not a scan.
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)
 
@@ -129,7 +128,7 @@ def resolve_backend(
         reason = _refusal(backend, gates, weight_hh, weight_hr, hidden_mask)
         if reason is None:
             return backend
-        _warn_once(f"{source}={backend!r} cannot run: {reason}; another path is taken")
+        warn_once(f"{source}={backend!r} cannot run: {reason}; another path is taken", stacklevel=3)
     return _fastest(gates)
 
 
@@ -155,12 +154,6 @@ def _refusal(
     if backend == "triton":
         return triton.supports(gates, gates[0] if weight_hh is None else weight_hh, weight_hr, hidden_mask)
     return None
-
-
-def _warn_once(message: str) -> None:
-    if message not in _said and not torch.compiler.is_compiling():
-        _said.add(message)
-        warnings.warn(message, stacklevel=4)
 
 
 def _is_transformed() -> bool:

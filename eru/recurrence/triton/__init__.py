@@ -9,12 +9,11 @@ else as three such products, which together are as exact as float32.
 Importing this needs no Triton; running it does.
 """
 
-from importlib.util import find_spec
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eru.paths import triton_refusal
 from eru.recurrence import cpu
 
 __all__ = ["lstm_scan", "supports"]
@@ -40,30 +39,7 @@ def supports(
         return f"gates are {gates.dtype}"
     if weight_hh.numel() >= 2**31:
         return f"weight_hh has {weight_hh.numel()} elements, and indices have 32 bits"
-    return _refusal(gates.device)
-
-
-def _refusal(device: torch.device) -> str | None:
-    """Why no tensor on ``device`` would do."""
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    import triton
-
-    from eru.recurrence.triton import launch
-
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
-        return f"Triton {triton.__version__} is older than 3.3"
-    if device.type == "cpu" and launch.INTERPRETED:
-        return None
-    if device.type != "cuda" or torch.version.hip is not None:
-        return f"{device} is no NVIDIA GPU"
-    capability = torch.cuda.get_device_capability(device)
-    return None if capability >= (8, 0) else f"compute capability {capability[0]}.{capability[1]} is below 8.0"
-
-
-# Tracing does not see through imports and a device's properties, which do not change either. That is what
-# torch.compiler.assume_constant_result says; but it imports the compiler, for seconds.
-_refusal._dynamo_marked_constant = True
+    return triton_refusal(gates.device)
 
 
 def _precision(dtype: torch.dtype) -> str:

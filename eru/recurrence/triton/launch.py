@@ -17,7 +17,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -29,8 +28,6 @@ from eru.recurrence.triton.shared import write_table
 LONGEST_GRAPH = 64  # steps
 MOST_SHAPES = 32  # with graphs kept; a shape has its sizes, type, device and stream
 SPLIT = 8  # warps of a backward program, over which its products are split
-
-INTERPRETED = not isinstance(forward, triton.JITFunction)
 
 _kernels: dict[str, tuple[Any, Any]] = {  # all steps, one step
     "forward": (forward, forward_step),
