@@ -3,10 +3,22 @@
 from eru.cell import ERUCell
 from eru.eesp import EESP, EESP1d, EESP2d, EESP3d
 from eru.layer import ERU
+from eru.optimize import optimize
 from eru.recurrence import lstm_scan
 from eru.sequence import SequenceEESP
 from eru.strided import StridedEESP
 
 __version__ = "0.1.0"
 
-__all__ = ["EESP", "ERU", "EESP1d", "EESP2d", "EESP3d", "ERUCell", "SequenceEESP", "StridedEESP", "lstm_scan"]
+__all__ = [
+    "EESP",
+    "ERU",
+    "EESP1d",
+    "EESP2d",
+    "EESP3d",
+    "ERUCell",
+    "SequenceEESP",
+    "StridedEESP",
+    "lstm_scan",
+    "optimize",
+]

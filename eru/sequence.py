@@ -112,7 +112,7 @@ class SequenceEESP(EESP):
         # Composing costs as much as some H rows of the direct way; a traced graph must not depend on T.
         many = torch.compiler.is_compiling() or steps * batch >= self.out_channels
         if self.conv_axis == "feature" and many and product_dtype(x).itemsize < 4:
-            gates = F.linear(x, self._dense())
+            gates = F.linear(x, self.dense_weight())
             return gates, self.initial_window(batch, gates)
         reduced = self._reduce(x)  # (S, T, B, d)
         if self.window_size == 0:
@@ -175,7 +175,7 @@ class SequenceEESP(EESP):
         out = self._expand(fused.unsqueeze(3))  # (d, 1, S H)
         return out.view(self.width, self.stacks, self.out_channels).transpose(0, 1)
 
-    def _dense(self) -> Tensor:
+    def dense_weight(self) -> Tensor:
         """The whole unit as one matrix (S H, M), composed in the parameters' own type."""
         with without_autocast(self.reduce_weight):
             composed = self._composed().unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2)  # (groups, S, H, d/groups)

@@ -25,6 +25,7 @@ PUBLIC = [
     "SequenceEESP",
     "StridedEESP",
     "lstm_scan",
+    "optimize",
 ]
 
 

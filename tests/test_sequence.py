@@ -183,7 +183,7 @@ def test_one_dense_matrix_equals_the_convolutions(case):
     unit, steps, batch = case
     assume(unit.conv_axis == "feature")
     x = torch.randn(steps, batch, unit.in_channels, dtype=torch.float64)
-    dense = F.linear(x, unit._dense())
+    dense = F.linear(x, unit.dense_weight())
     convolutions = EESP.forward(unit, x.permute(1, 2, 0)).permute(2, 0, 1)
     torch.testing.assert_close(dense, convolutions, rtol=1e-9, atol=1e-9)
     for one, other in zip(

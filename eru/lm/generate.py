@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eru.lm.model import LanguageModel, evaluating
+from eru.lm.model import LanguageModel
 from eru.lm.run import LanguageModelRun
+from eru.optimize import optimize
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def generate(
     """Continue a prompt token by token.
 
     Args:
-        model: it is put into evaluation mode for the call.
+        model: it stays as it is, in its own mode; its inference form does the work.
         prompt: ids to start from, at least one.
         tokens: how many to add.
         temperature: divides the logits; 0 always takes the likeliest token.
@@ -59,19 +60,19 @@ def generate(
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     fed, state = torch.tensor(prompt, device=device).unsqueeze(1), None
     made: list[int] = []
-    with evaluating(model):
-        for _ in range(tokens):
-            features = model.features(fed, state)
-            state = features.state
-            scores = model.logits(features.dropped[-1, 0]).double().cpu()
-            scores[list(banned)] = -torch.inf
-            if temperature == 0:
-                token = scores.argmax()
-            else:
-                scores = (scores - scores.max()) / temperature
-                token = torch.multinomial(truncate(scores, top_k, top_p).softmax(dim=-1), 1, generator=generator)
-            made.append(int(token))
-            fed = token.view(1, 1).to(device)
+    model = optimize(model)
+    for _ in range(tokens):
+        features = model.features(fed, state)
+        state = features.state
+        scores = model.logits(features.dropped[-1, 0]).double().cpu()
+        scores[list(banned)] = -torch.inf
+        if temperature == 0:
+            token = scores.argmax()
+        else:
+            scores = (scores - scores.max()) / temperature
+            token = torch.multinomial(truncate(scores, top_k, top_p).softmax(dim=-1), 1, generator=generator)
+        made.append(int(token))
+        fed = token.view(1, 1).to(device)
     return made
 
 

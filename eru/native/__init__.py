@@ -94,9 +94,12 @@ def cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[flo
     return sum(losses) / max(rows, 1), torch.stack(grads).sum(dim=0)
 
 
-@torch.compiler.assume_constant_result
 def _reason() -> str | None:
     return _load()[1]
+
+
+# What torch.compiler.assume_constant_result does; that itself would load the compiler.
+_reason._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @cache

@@ -1,0 +1,51 @@
+"""The inference form of a recurrent model: every gate's EESP as the one matrix that it is."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from eru.sequence import SequenceEESP
+
+
+@torch.no_grad()
+def optimize(model: nn.Module) -> Any:
+    r"""A copy for inference, in which each ERU's input map over features is one dense matrix.
+
+    Such a map has no activation inside, so reduce, branches, running sums and expand are together
+    :math:`W = E \cdot \mathrm{branches}(I) \cdot R`. For single steps one product with it is far quicker than the dozen
+    small operators of the unit, though there are more weights to read. All other parameters are shared with ``model``;
+    maps over time keep their window and stay as they are.
+
+    Args:
+        model: an :class:`eru.ERU`, an :class:`eru.ERUCell`, or any module that holds some; it stays as it is.
+
+    Returns:
+        A module of the same class in evaluation mode. Its input maps follow no later change of the model's weights.
+
+    Raises:
+        TypeError: not a module.
+
+    Example:
+        >>> from eru import ERU
+        >>> rnn, x = ERU(10, 20), torch.randn(1, 3, 10)
+        >>> torch.allclose(optimize(rnn)(x)[0], rnn(x)[0], atol=1e-5)
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r}: must be a module")
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    holder = nn.Sequential(copy.deepcopy(model, shared))
+    for module in list(holder.modules()):
+        for name, unit in list(module.named_children()):
+            if isinstance(unit, SequenceEESP) and not unit.window_size:
+                setattr(module, name, _linear(unit))
+    return holder.eval()[0]
+
+
+def _linear(unit: SequenceEESP) -> nn.Linear:
+    weight = unit.dense_weight()
+    linear = nn.Linear(unit.in_channels, len(weight), bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear

@@ -1,0 +1,55 @@
+"""The inference form against the module that it is made of."""
+
+import pytest
+import torch
+from torch import nn
+
+from eru import ERU, ERUCell, SequenceEESP, optimize
+from eru.lm.model import LanguageModel
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "num_layers": 2}, {"proj_size": 3, "layer_norm": True}]
+)
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_layer_gives_the_same_outputs_and_state(options, steps):
+    torch.manual_seed(0)
+    rnn, x = ERU(10, 16, **options, dtype=torch.float64), torch.randn(steps, 3, 10, dtype=torch.float64)
+    expected, state = rnn(x)
+    found, ends = optimize(rnn)(x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ends, state)
+
+
+def test_a_cell_and_a_bare_unit_too():
+    torch.manual_seed(0)
+    cell, unit, x = ERUCell(10, 16), SequenceEESP(10, 64), torch.randn(3, 10)
+    torch.testing.assert_close(optimize(cell)(x), cell(x))
+    assert isinstance(optimize(unit), nn.Linear)
+    torch.testing.assert_close(optimize(unit)(x.unsqueeze(0)), unit(x.unsqueeze(0)))
+
+
+def test_a_language_model_shares_all_but_its_input_maps_and_stays_as_it_is():
+    torch.manual_seed(0)
+    model = LanguageModel(30, 16, 20, weight_dropout=0.5, output_dropout=0.5).train()
+    made = optimize(model)
+    assert (model.training, made.training) == (True, False)
+    ours = dict(model.named_parameters())
+    for name, parameter in made.named_parameters():
+        assert ("input_transform" in name) != (parameter is ours.get(name))
+    assert not any(isinstance(module, SequenceEESP) for module in made.modules())
+    tokens = torch.randint(30, (5, 2))
+    torch.testing.assert_close(made(tokens)[0], model.eval()(tokens)[0])
+
+
+def test_maps_over_time_keep_their_window():
+    rnn = ERU(8, 8, conv_axis="time")
+    x = torch.randn(5, 2, 8)
+    output, state = optimize(rnn)(x)
+    torch.testing.assert_close(output, rnn(x)[0])
+    assert len(state) == 3
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"model='x': must be a module"):
+        optimize("x")
