@@ -84,7 +84,7 @@ def lm_train(
     if run.folder.weights_path.exists():
         say(f"sample: {generate_text(run, '', 60, temperature=0.8, seed=plan.seed)}")
     if not result.finished:
-        say(f"stopped after step {result.steps} of epoch {result.epochs + 1}: go on with --resume")
+        say(f"stopped after step {result.steps}, {result.epochs} epochs complete: go on with --resume")
     text = (
         f"{result.run}: {result.parameters:,} parameters, {result.epochs} epochs, {result.steps} steps, "
         f"{result.tokens_per_second:,.0f} tokens/s\n"

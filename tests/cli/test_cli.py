@@ -189,7 +189,7 @@ def test_a_call_ends_when_its_minutes_are_over(train, tmp_path, monkeypatch):
     answer = train("--minutes=7", "--epochs=1", "--json")
     assert set(asked) == {7.0}
     assert (answer.json["steps"], answer.json["finished"]) == (2, False)
-    assert "stopped after step 2 of epoch 1: go on with --resume" in answer.err
+    assert "stopped after step 2, 0 epochs complete: go on with --resume" in answer.err
     monkeypatch.undo()
     answer = train("--minutes=1e6", "--epochs=1", "--resume", "--json")
     assert (answer.json["epochs"], answer.json["finished"]) == (1, True)
