@@ -28,6 +28,7 @@ CONTENDERS: dict[str, tuple[Callable[[int, int], nn.Module], bool]] = {
     "nn.LSTM": (nn.LSTM, False),
     "ERU": (ERU, False),
     "ERU time axis": (lambda inputs, hidden: ERU(inputs, hidden, conv_axis="time"), False),
+    "ERU without a compiler": (lambda inputs, hidden: ERU(inputs, hidden, backend="cpu"), False),
     "ERU naive loop": (lambda inputs, hidden: ERU(inputs, hidden, backend="naive"), False),
     "nn.LSTM bf16": (nn.LSTM, True),
     "ERU bf16": (ERU, True),
@@ -90,7 +91,7 @@ def measure(inputs: int, hidden: int, steps: int, batch: int, rounds: int) -> li
         ratio = statistics.median(turn[name][1] / turn["nn.LSTM"][1] for turn in turns)
         command = [sys.executable, __file__, "--peak-of", name, str(inputs), str(hidden), str(batch)]
         peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{inputs:>5d} -> {hidden:<5d}  {name:16s}{one:12.1f}{both:18.1f}{ratio:12.2f}{peak:10.0f}", flush=True)
+        print(f"{inputs:>5d} -> {hidden:<5d}  {name:24s}{one:12.1f}{both:18.1f}{ratio:12.2f}{peak:10.0f}", flush=True)
         rows.append(
             {
                 "input_size": inputs,
@@ -120,7 +121,7 @@ def main() -> None:
         name, *sizes = args.peak_of
         print(peak_megabytes(name, *map(int, sizes)))
         return
-    print(f"{'sizes':16s}{'layer':16s}{'forward ms':>12s}{'with backward ms':>18s}{'to nn.LSTM':>12s}{'MB':>10s}")
+    print(f"{'sizes':16s}{'layer':24s}{'forward ms':>12s}{'with backward ms':>18s}{'to nn.LSTM':>12s}{'MB':>10s}")
     rows = [row for sizes in SIZES for row in measure(*sizes, args.steps, args.batch, args.rounds)]
     settings = {"steps": args.steps, "batch": args.batch, "rounds": args.rounds, "memory_steps": MEMORY_STEPS}
     write_result("recurrence", {"settings": settings, "rows": rows})

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,9 @@ def cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[flo
 
     threads = max(min(torch.get_num_threads(), rows), 1)
     ends = [rows * n // threads for n in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:  # C runs outside of Python's lock
-        losses, grads = zip(*pool.map(part, ends[:-1], ends[1:]), strict=True)
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:  # C runs outside of Python's lock
+        parts = map(part, ends[:-1], ends[1:]) if pool is None else pool.map(part, ends[:-1], ends[1:])
+        losses, grads = zip(*parts, strict=True)
     return sum(losses) / max(rows, 1), torch.stack(grads).sum(dim=0)
 
 
