@@ -1,6 +1,7 @@
 """What the fast paths share: why one cannot run, said once."""
 
 import warnings
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -23,6 +24,16 @@ def triton_refusal(device: torch.device, oldest: tuple[int, int] = (3, 3)) -> st
         >>> triton_refusal(torch.device("meta")) is None
         False
     """
+    return _triton_refusal(device, oldest)
+
+
+# Tracing does not see through imports and a device's properties, which do not change either. That is what
+# torch.compiler.assume_constant_result says; but it imports the compiler, for seconds.
+triton_refusal._dynamo_marked_constant = True
+
+
+@cache
+def _triton_refusal(device: torch.device, oldest: tuple[int, int]) -> str | None:
     if find_spec("triton") is None:
         return "Triton is not installed"
     import triton
@@ -37,11 +48,6 @@ def triton_refusal(device: torch.device, oldest: tuple[int, int] = (3, 3)) -> st
         return f"{device} is no NVIDIA GPU"
     capability = torch.cuda.get_device_capability(device)
     return None if capability >= (8, 0) else f"compute capability {capability[0]}.{capability[1]} is below 8.0"
-
-
-# Tracing does not see through imports and a device's properties, which do not change either. That is what
-# torch.compiler.assume_constant_result says; but it imports the compiler, for seconds.
-triton_refusal._dynamo_marked_constant = True
 
 
 def warn_once(message: str, stacklevel: int = 2) -> None:

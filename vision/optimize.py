@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eru.eesp import EESP
+from eru.paths import warn_once
+from eru.pyramid import pack_taps, split_transform_fuse, supports
 
 
-def optimize(model: nn.Module) -> nn.Module:
+def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
     """A copy of a model for inference only: the same outputs, sooner.
 
     Batch normalisation goes into the convolution before it; where a sum or a concatenation stands between them it
@@ -19,6 +21,9 @@ def optimize(model: nn.Module) -> nn.Module:
 
     Args:
         model: any model, backbone or part of one, on any device; it stays as it is.
+        fused: run the branches of every EESP unit as one kernel (see :mod:`eru.pyramid`) where the copy is on an
+            NVIDIA GPU; anywhere else they run as they would, after one warning that says why. No GPU has run the
+            kernel yet, so it is not the default.
 
     Returns:
         The copy, in evaluation mode.
@@ -36,22 +41,22 @@ def optimize(model: nn.Module) -> nn.Module:
         raise TypeError(f"model={model!r}: must be a module")
     holder = nn.Sequential(copy.deepcopy(model).eval().requires_grad_(False))
     with torch.no_grad():
-        _fold_parts(holder)
+        _fold_parts(holder, fused)
     holder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return holder[0]
 
 
-def _fold_parts(module: nn.Module) -> None:
+def _fold_parts(module: nn.Module, fused: bool) -> None:
     for name, part in list(module.named_children()):
         if isinstance(part, EESP):
             if _folds_whole(part):
-                setattr(module, name, InferenceEESP(part))
+                setattr(module, name, InferenceEESP(part, fused))
         elif _folds(part):
             setattr(module, name, ScaleShift(*_affine(part)))
         else:
             if isinstance(part, nn.Sequential):
                 _fold_run(part)
-            _fold_parts(part)
+            _fold_parts(part, fused)
 
 
 def _fold_run(run: nn.Sequential) -> None:
@@ -139,18 +144,12 @@ def _prefers_onednn(x: Tensor) -> bool:
     )
 
 
-class InferenceEESP(nn.Module):
-    """An EESP unit at inference: reduce, branches and expand, running sums in place, one multiply-add."""
+class Branches(nn.Module):
+    """The branches of an EESP unit at inference: running sums in place, one multiply-add, the activation."""
 
     def __init__(self, unit: EESP) -> None:
         super().__init__()
-        reduce_norm, *reduce_layers = unit.reduce_layers
-        branch_norm, *branch_layers = unit.branch_layers
-        point: dict[str, Any] = {"stride": 1, "padding": 0}
-        scale, shift = _affine(reduce_norm)
-        self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups, **point)
-        self.reduce_activation = nn.Sequential(*reduce_layers)
-        self.branches = nn.ModuleList(
+        self.convolutions = nn.ModuleList(
             FoldedConv(
                 weight,
                 None,
@@ -161,23 +160,76 @@ class InferenceEESP(nn.Module):
             )
             for weight, dilation in zip(unit.branch_weights(), unit.dilations, strict=True)
         )
-        self.branch_norm = ScaleShift(*_affine(branch_norm))
-        self.branch_activation = nn.Sequential(*branch_layers)
+        norm, *layers = unit.branch_layers
+        self.norm = ScaleShift(*_affine(norm))
+        self.activation = nn.Sequential(*layers)
+        self.fusion = unit.fusion
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(N, d, H, W) -> (N, K d, H / stride, W / stride)."""
+        maps: list[Tensor] = []
+        for convolution in self.convolutions:
+            made = convolution(y)
+            maps.append(made.add_(maps[-1]) if self.fusion and maps else made)
+        return self.activation(self.norm(torch.cat(maps, dim=1)))
+
+
+class FusedBranches(Branches):
+    """The same as one kernel; where that cannot run, as before."""
+
+    taps: Tensor
+
+    def __init__(self, unit: EESP) -> None:
+        super().__init__(unit)
+        self.register_buffer("taps", pack_taps(unit.branch_weight, unit.branches))
+        self.dilations, self.stride = unit.dilations, unit.stride
+
+    def forward(self, y: Tensor) -> Tensor:
+        """See :class:`Branches`."""
+        reason = supports(y, self.taps)
+        if reason is not None:
+            warn_once(f"fused=True: the kernel cannot run: {reason}; the convolutions do")
+            return super().forward(y)
+        slope: Any = self.activation[0].weight if len(self.activation) else None
+        return split_transform_fuse(
+            y,
+            self.taps,
+            self.dilations,
+            stride=self.stride,
+            fusion=self.fusion,
+            scale=self.norm.scale.flatten(),
+            shift=self.norm.shift.flatten(),
+            slope=slope,
+        )
+
+
+def _fuses(unit: EESP) -> bool:
+    """Whether the kernel knows the unit's convolutions and activation."""
+    _, *layers = unit.branch_layers
+    return unit.branch_weight.shape[1] == 1 and all(isinstance(layer, nn.PReLU) for layer in layers)
+
+
+class InferenceEESP(nn.Module):
+    """An EESP unit at inference: reduce, branches and expand, what is linear folded into them."""
+
+    def __init__(self, unit: EESP, fused: bool = False) -> None:
+        super().__init__()
+        reduce_norm, *reduce_layers = unit.reduce_layers
+        point: dict[str, Any] = {"stride": 1, "padding": 0}
+        scale, shift = _affine(reduce_norm)
+        self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups, **point)
+        self.reduce_activation = nn.Sequential(*reduce_layers)
+        self.branches = (FusedBranches if fused and _fuses(unit) else Branches)(unit)
         # Where the sizes do not divide evenly, the unit expands to more channels than it keeps.
         self.out_channels, extra = unit.out_channels, len(unit.expand_weight) - unit.out_channels
         scale, shift = _affine(unit.expand_layers[0])
         weight = unit.expand_weight * F.pad(scale.flatten(), (0, extra)).view(-1, 1, 1, 1)
         self.expand = FoldedConv(weight, F.pad(shift, (0, extra)), groups=unit.expand_groups, **point)
-        self.fusion, self.residual = unit.fusion, unit.residual
+        self.residual = unit.residual
         self.activation = nn.Identity() if unit.stride > 1 else unit.activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the unit to (N, M, H, W)."""
         y = self.reduce_activation(self.reduce(x))
-        maps: list[Tensor] = []
-        for branch in self.branches:
-            made = branch(y)
-            maps.append(made.add_(maps[-1]) if self.fusion and maps else made)
-        z = self.expand(self.branch_activation(self.branch_norm(torch.cat(maps, dim=1))))
-        z = z[:, : self.out_channels]
+        z = self.expand(self.branches(y))[:, : self.out_channels]
         return self.activation(z.add_(x) if self.residual else z)
