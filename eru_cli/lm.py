@@ -7,8 +7,9 @@ from typing import Any
 import click
 import torch
 
+from eru.lm.adaptation import make_grid, parse_values
 from eru.lm.corpus import load_corpus
-from eru.lm.evaluate import evaluate_run
+from eru.lm.evaluate import Report, evaluate_run
 from eru.lm.generate import generate_text
 from eru.lm.job import time_limit
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
@@ -103,23 +104,64 @@ def lm_train(
 @click.option("--data", help="Another corpus than the one it was trained on, as for lm-train.")
 @data_dir
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which text.")
+@click.option("--dynamic", is_flag=True, help="Dynamic evaluation: learn from the text that has been predicted.")
+@click.option("--cache", is_flag=True, help="Neural cache: repeat words of the recent past where the states agree.")
+@click.option("--temperature", metavar="T|auto", help="Of the softmax; auto chooses it.")
+@click.option(
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="FIELD=VALUE[,...]",
+    help="A number of the adaptation (learning_rate, decay, cache_window, cache_theta, cache_weight), or several to "
+    "choose among. All that is not given is chosen on the validation text.",
+)
+@click.option("--choose-tokens", type=int, metavar="N", help="Choose on the first N validation tokens.")
 @device
 @as_json
-def lm_eval(run: str, data: str | None, data_dir: str | None, split: str, device: str, as_json: bool) -> None:
+def lm_eval(
+    run: str,
+    data: str | None,
+    data_dir: str | None,
+    split: str,
+    dynamic: bool,
+    cache: bool,
+    temperature: str | None,
+    fields: tuple[str, ...],
+    choose_tokens: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
     """Exact perplexity of the model in the folder RUN, every token predicted once with its whole past."""
     place = resolve_device(device)
+    values = dict(parse_values(text) for text in fields)
+    if temperature not in (None, "auto"):
+        values |= [parse_values(f"temperature={temperature}")]
+    asked = {"dynamic": dynamic, "cache": cache, "temperature": temperature is not None}
+    grid = make_grid(*(part for part, wanted in asked.items() if wanted), **values)
     opened = open_run(run)
     name, fingerprint = _trained_on(opened)
     corpus = load_corpus(data or name, data_dir)
     if data is None and corpus.fingerprint != fingerprint:
         say(f"note: {corpus.name} is not the text that this run was trained on")
-    report = evaluate_run(opened, corpus, split, device=place)
+    if grid.learns:
+        say("dynamic evaluation: first the gradients of the whole training text, then a step every five tokens")
+    report = evaluate_run(opened, corpus, split, grid=grid, choose_tokens=choose_tokens, device=place)
     text = (
         f"{corpus.name} {split}: perplexity {report.perplexity:.2f} over {report.tokens:,} "
         f"{opened.recipe.tokenizer} tokens ({report.word_perplexity:.2f} per word), "
         f"{report.bits_per_byte:.3f} bits per byte"
     )
-    answer(asdict(report), as_json, text)
+    answer(asdict(report), as_json, text + (_adaptation(report) if any(asked.values()) else ""))
+
+
+def _adaptation(report: Report) -> str:
+    """What was adapted, and how it was chosen, as further lines."""
+    text = "\nadapted with " + ", ".join(f"{name}={value:g}" for name, value in report.adaptation.items())
+    if report.valid_perplexity is not None:
+        text += (
+            f"\nchosen on the first {report.chosen_on:,} validation tokens, perplexity {report.valid_perplexity:.2f}"
+        )
+    return text
 
 
 def _trained_on(run: LanguageModelRun) -> tuple[str, str]:

@@ -1,19 +1,23 @@
 """Perplexity of a language model on a token array, every token counted once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eru.lm.adaptation import Grid, choose, losses
 from eru.lm.corpus import Corpus
+from eru.lm.dynamic import gradient_rms
 from eru.lm.model import LanguageModel, evaluating
 from eru.lm.run import LanguageModelRun
 from eru.lm.tokens import encode_corpus
 
 _IGNORED = -100
+_STREAMS = 100  # for gradient statistics, as the authors of dynamic evaluation
+_CHOOSE_TOKENS = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,9 @@ class Report:
             tokenizers that know every word.
         bits_per_byte: likewise, per byte of UTF-8.
         unknown_rate: share of unknown tokens.
+        adaptation: the fields of :class:`eru.lm.adaptation.Grid` that the predictions were made with.
+        chosen_on: predictions of the validation text that these were chosen on; 0 if there was nothing to choose.
+        valid_perplexity: of the chosen ones, on these predictions.
     """
 
     run: str
@@ -115,18 +122,53 @@ class Report:
     word_perplexity: float
     bits_per_byte: float
     unknown_rate: float
+    adaptation: dict[str, float]
+    chosen_on: int = 0
+    valid_perplexity: float | None = None
 
 
-def evaluate_run(run: LanguageModelRun, corpus: Corpus, split: str, *, device: str = "cpu") -> Report:
-    """Exact perplexity of a run's saved weights on a split.
+def evaluate_run(
+    run: LanguageModelRun,
+    corpus: Corpus,
+    split: str,
+    *,
+    grid: Grid | None = None,
+    choose_tokens: int | None = None,
+    device: str = "cpu",
+) -> Report:
+    """Exact perplexity of a run's saved weights on a split, adapted to it where a grid says so.
+
+    Of several combinations the best one on the validation text is taken, and the split is read with that one alone.
+
+    Args:
+        run: a trained run.
+        corpus: the text; gradient statistics for dynamic evaluation come from its training split.
+        split: the one to report on.
+        grid: how to adapt; ``None`` for the model as it is.
+        choose_tokens: how many predictions of the validation text to choose on; by default all, or the first 10,000
+            where dynamic evaluation is among the choices, since it reads them once for each of its combinations.
+        device: where to compute.
 
     Raises:
-        ValueError: no such split, or no weights yet.
+        ValueError: no such split, no weights yet, a number out of range, or ``choose_tokens`` with nothing to choose.
     """
+    grid = Grid() if grid is None else grid
+    if choose_tokens is not None and (choose_tokens < 1 or grid.combinations == 1):
+        reason = "must be at least 1" if choose_tokens < 1 else "there is nothing to choose"
+        raise ValueError(f"choose_tokens={choose_tokens}: {reason}")
     words = sum(len(line.split()) + 1 for line in corpus.lines(split)) - 1
     model = run.load_model(device)
-    tokens = encode_corpus(corpus, run.tokenizer)[split]
-    found = evaluate(model, tokens.ids)
+    splits = encode_corpus(corpus, run.tokenizer)
+    tokens, rms, chosen_on, valid_perplexity = splits[split], None, 0, None
+    if grid.learns:
+        ids = splits["train"].ids
+        rms = gradient_rms(model, ids, batch_size=min(_STREAMS, len(ids) // 2))
+    if grid.combinations > 1:
+        limit = choose_tokens or (_CHOOSE_TOKENS if grid.learns else None)
+        ids = splits["valid"].ids[: None if limit is None else limit + 1]
+        grid, loss = choose(model, ids, grid, rms)
+        chosen_on, valid_perplexity = len(ids) - 1, perplexity_of(loss)
+    found = Evaluation(len(tokens.ids) - 1, losses(model, tokens.ids, grid, rms).item())
     return Report(
         run=str(run.folder.path),
         data=corpus.name,
@@ -136,6 +178,9 @@ def evaluate_run(run: LanguageModelRun, corpus: Corpus, split: str, *, device: s
         word_perplexity=perplexity_of(found.loss * found.tokens / words),
         bits_per_byte=found.bits_per_byte(tokens.bytes),
         unknown_rate=tokens.unknown_rate,
+        adaptation={name: values[0] for name, values in asdict(grid).items()},
+        chosen_on=chosen_on,
+        valid_perplexity=valid_perplexity,
     )
 
 

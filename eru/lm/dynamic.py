@@ -1,0 +1,181 @@
+"""Dynamic evaluation: a model that goes on learning from the text that it has already predicted."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eru.cell import State
+from eru.lm.batches import Streams
+from eru.lm.model import LanguageModel, detach
+
+SEGMENT = 5  # tokens between two updates
+_EPSILON = 2e-5  # the authors' own, as is the segment
+
+
+class Predictions(NamedTuple):
+    """What a model says about a stretch of one text, before it has learned from it.
+
+    Attributes:
+        hidden: outputs of the last layer (T, E).
+        logits: scores of the next token (T, V).
+        targets: the tokens that came next (T,).
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    targets: Tensor
+
+
+def gradient_rms(
+    model: LanguageModel, ids: np.ndarray, *, batch_size: int = 100, segment: int = SEGMENT
+) -> list[Tensor]:
+    r"""Root mean square of every weight's gradient over a text: how much each weight has to say.
+
+    .. math::
+        r = \sqrt{\tfrac1K \sum_{k=1}^K (\nabla L_k)^2}, \qquad L_k \text{ the mean loss of segment } k
+
+    Args:
+        model: it is left as it is; gradients are those without dropout.
+        ids: the training text.
+        batch_size: streams that the text is cut into, all averaged in one gradient.
+        segment: steps of a gradient.
+
+    Returns:
+        One tensor a parameter, in the order of ``model.parameters()``.
+
+    Raises:
+        ValueError: a number below 1, or a text too short for the streams.
+
+    Source:
+        arXiv 1709.07432 (Krause et al.), section 5.
+
+    Example:
+        >>> model = LanguageModel(10, 8, 8)
+        >>> rms = gradient_rms(model, np.arange(60) % 10, batch_size=3)
+        >>> rms[0].shape == next(model.parameters()).shape
+        True
+    """
+    learner = _Learner(model)
+    squares = [torch.zeros_like(parameter) for parameter in learner.parameters]
+    count, state = 0, None
+    for inputs, targets in _segments(ids, batch_size, segment, learner.device):
+        _, gradients, state = learner.read(inputs, targets, state)
+        for total, gradient in zip(squares, gradients, strict=True):
+            total.addcmul_(gradient, gradient)
+        count += 1
+    return [total.div_(count).sqrt_() for total in squares]
+
+
+def predict_dynamically(
+    model: LanguageModel,
+    ids: np.ndarray,
+    rms: Sequence[Tensor],
+    *,
+    learning_rate: float,
+    decay: float,
+    segment: int = SEGMENT,
+) -> Iterator[Predictions]:
+    r"""Predict a text in segments, and after each one take a gradient step on a copy of the model.
+
+    .. math::
+        \theta \leftarrow \theta + \min\!\Big(\lambda \frac{r}{\bar r}, 1\Big) (\theta_0 - \theta)
+        - \eta \frac{\nabla L(\theta)}{r + \epsilon}
+
+    with r from :func:`gradient_rms` and its mean over all weights. Each token is predicted once, by weights that have
+    seen only what comes before its segment.
+
+    Args:
+        model: it is left as it is.
+        ids: the text, at least 2 tokens.
+        rms: r, one tensor a parameter.
+        learning_rate: eta.
+        decay: lambda, which pulls the weights back to the trained ones.
+        segment: tokens between two updates.
+
+    Raises:
+        ValueError: a number out of range, a text too short, or an ``rms`` of another model.
+
+    Source:
+        arXiv 1709.07432 (Krause et al.), section 5: gradient descent with RMS statistics and decay.
+
+    Example:
+        >>> model, text = LanguageModel(10, 8, 8), np.arange(60) % 10
+        >>> rms = gradient_rms(model, text, batch_size=3)
+        >>> [len(part.targets) for part in predict_dynamically(model, text[:13], rms, learning_rate=1e-3, decay=0.01)]
+        [5, 5, 2]
+    """
+    for name, value in (("learning_rate", learning_rate), ("decay", decay)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}={value}: must be finite and not negative")
+    learner = _Learner(model)
+    if [part.shape for part in rms] != [parameter.shape for parameter in learner.parameters]:
+        raise ValueError("rms: must hold one tensor of each parameter's shape, as gradient_rms(model, ...) gives")
+    return _predict(learner, ids, rms, learning_rate, decay, segment)
+
+
+@torch.no_grad()
+def _predict(
+    learner: "_Learner", ids: np.ndarray, rms: Sequence[Tensor], learning_rate: float, decay: float, segment: int
+) -> Iterator[Predictions]:
+    starts = [parameter.clone() for parameter in learner.parameters]
+    mean = sum(part.sum() for part in rms) / sum(part.numel() for part in rms)
+    pulls = [(part * (decay / mean)).clamp_(max=1) for part in rms]
+    scales = [1 / (part + _EPSILON) for part in rms]
+    state = None
+    for inputs, targets in _segments(ids, 1, segment, learner.device):
+        predictions, gradients, state = learner.read(inputs, targets, state)
+        yield predictions
+        for weight, start, pull, gradient, scale in zip(
+            learner.parameters, starts, pulls, gradients, scales, strict=True
+        ):
+            weight.lerp_(start, pull).addcmul_(gradient, scale, value=-learning_rate)
+
+
+class _Learner:
+    """A copy of a model with its gradients.
+
+    The layers read from an embedding that holds only the words of the segment: what they have to say about it is then
+    a few rows, added to the softmax's gradient, in place of a second gradient as large as the vocabulary.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._scorer = copy.deepcopy(model).eval().requires_grad_()
+        self.parameters = list(self._scorer.parameters())
+        shared = {id(parameter): parameter for parameter in self.parameters}
+        self._reader = copy.deepcopy(self._scorer, shared)
+        self._vocabulary = self._scorer.embedding.weight
+        self._embedding = next(i for i, parameter in enumerate(self.parameters) if parameter is self._vocabulary)
+
+    @property
+    def device(self) -> torch.device:
+        return self._vocabulary.device
+
+    def read(
+        self, inputs: Tensor, targets: Tensor, state: list[State] | None
+    ) -> tuple[Predictions, list[Tensor], list[State]]:
+        """Predictions of (T, B) targets, the gradients of their mean loss, and the state to carry on."""
+        words = inputs.flatten()
+        self._reader.embedding.weight = nn.Parameter(self._vocabulary.detach()[words])
+        with torch.enable_grad():
+            features = self._reader.features(torch.arange(len(words), device=self.device).view_as(inputs), state)
+            logits = self._scorer.logits(features.dropped).flatten(0, 1)
+            loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets.flatten())
+        *gradients, of_words = torch.autograd.grad(loss, [*self.parameters, self._reader.embedding.weight])
+        gradients[self._embedding].index_add_(0, words, of_words)
+        predictions = Predictions(features.raw.detach().flatten(0, 1), logits.detach(), targets.flatten())
+        return predictions, gradients, detach(features.state)
+
+
+def _segments(ids: np.ndarray, batch_size: int, segment: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets (T, B) of consecutive segments, the last one shorter where it must be."""
+    if segment < 1:
+        raise ValueError(f"segment={segment}: must be at least 1")
+    streams = Streams(ids, batch_size)
+    for start in range(0, streams.length, segment):
+        inputs, targets = streams.window(start, min(segment, streams.length - start))
+        yield inputs.to(device), targets.to(device)
