@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eru.lm.batches import Streams
 from eru.lm.card import model_card
-from eru.lm.checkpoint import Training
+from eru.lm.checkpoint import Position, Training
 from eru.lm.corpus import Corpus
 from eru.lm.evaluate import evaluate, perplexity_of
 from eru.lm.job import Job, Precision
@@ -197,27 +197,43 @@ def _train_epoch(job: Job, training: Training, progress: Progress) -> bool:
     """Train from the position to the epoch's end, or to where the call ends; whether the epoch is complete."""
     recipe, position = job.recipe, training.position
     windows = job.windows(position.epoch)
+    losses: list[tuple[int, Tensor]] = []
+    before = time.perf_counter()
     for start, length in windows[position.window :]:
-        before = time.perf_counter()
-        position.loss += length * _step(job, training, start, length)
+        losses.append((length, _step(job, training, start, length)))
         position.tokens += length
         position.window += 1
         position.step += 1
         position.trained += length * recipe.batch_size
-        position.seconds += time.perf_counter() - before
         progress.advance()
-        if position.step % recipe.log_every == 0:
-            _log_step(job, training, len(windows), progress)
-        # A checkpoint of the last step would claim an end that was not validated; its own follows the validation.
-        if position.step % recipe.checkpoint_every == 0 and position.step < job.total_steps and job.ranks.is_main:
-            training.save(job.folder)
-        if position.step == job.last_step or job.is_stopped():
+        logs, saves = position.step % recipe.log_every == 0, position.step % recipe.checkpoint_every == 0
+        ends = position.step == job.last_step or job.is_stopped() or position.window == len(windows)
+        if logs or saves or ends:
+            _settle(position, losses)
+            position.seconds += time.perf_counter() - before
+            if logs:
+                _log_step(job, training, len(windows), progress)
+            # A checkpoint of the last step would claim an end that was not validated; its own follows the validation.
+            if saves and position.step < job.total_steps and job.ranks.is_main:
+                training.save(job.folder)
+            before = time.perf_counter()
+        if ends:
             break
     return position.window == len(windows)
 
 
-def _step(job: Job, training: Training, start: int, length: int) -> float:
-    """One step of the optimiser on one window; the mean loss of its tokens."""
+def _settle(position: Position, losses: list[tuple[int, Tensor]]) -> None:
+    """Add up the losses of the last steps, read all at once: the device need not wait for us at every step."""
+    first = position.step - len(losses) + 1
+    means = torch.stack([mean for _, mean in losses]).tolist()
+    for step, ((length, _), mean) in enumerate(zip(losses, means, strict=True), first):
+        check_finite(mean, step)
+        position.loss += length * mean
+    losses.clear()
+
+
+def _step(job: Job, training: Training, start: int, length: int) -> Tensor:
+    """One step of the optimiser on one window; the mean loss of its tokens, NaN if a gradient is not finite."""
     recipe, model, optimizer = job.recipe, training.model, training.optimizer
     inputs, targets = job.window(training.position.epoch, start, length)
     for group in optimizer.param_groups:
@@ -234,10 +250,8 @@ def _step(job: Job, training: Training, start: int, length: int) -> float:
     training.carried = detach(features.state)
     if training.average is not None:
         training.average.update(model)
-    mean = loss.item()
     # The norm knows the losses of all processes, so that they stop together, before any saves a broken checkpoint.
-    check_finite(mean if norm.isfinite() else math.nan, training.position.step + 1)
-    return mean
+    return torch.where(norm.isfinite(), loss.detach(), math.nan)
 
 
 def activation_penalty(features: Features, recipe: Recipe) -> Tensor | float:
