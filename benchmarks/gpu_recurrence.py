@@ -4,26 +4,18 @@
 
 First each path is held against the loop in float64; then forward and backward are timed, of the recurrence alone and
 of a whole layer with its input map, against nn.LSTM (whose recurrence cannot be had without its input product) and
-the plain loop. Every part is a process of its own with a time limit: what crashes or hangs leaves a line that says
-so, and the rest goes on. The last part tries other tiles, for whoever sets the defaults.
+the plain loop. The last part tries other tiles, for whoever sets the defaults.
 
 "device" is the time between two events while the host is far ahead, as in training; "wall" has the host in it.
 """
 
-import argparse
 import dataclasses
-import json
-import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import chain
+from functools import partial
 from typing import Any
 
 import torch
-from environment import write_result
+from gpu import Row, errors, microseconds, run_parts
 from torch import Tensor, nn
 
 from eru import ERUCell
@@ -33,9 +25,6 @@ from eru.recurrence import triton as fast
 STEPS, HIDDEN, BATCHES, ROUNDS = 70, 1152, (20, 32), 20
 PEER = "nn.LSTM"
 WAYS = ("steps", "persistent", "streamed")  # the last: persistent, with W read anew at every step
-CHECKS = tuple(f"check {way}" for way in WAYS)
-TIMINGS = (*(f"time {way}" for way in (PEER, *WAYS, "naive")), "tiles")
-LIMIT = 240  # seconds of a part
 DTYPES = ("bfloat16", "float16", "tf32", "float32")
 SHAPES = [
     (1, 1, 1),
@@ -48,7 +37,6 @@ SHAPES = [
     (9, 64, 1152),
 ]
 
-Row = dict[str, Any]
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -110,12 +98,6 @@ def all_results(scan: Scan, inputs: list[Tensor]) -> list[Tensor]:
     return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, inputs, tops))]
 
 
-def errors(got: list[Tensor], exact: list[Tensor]) -> list[float]:
-    """Largest deviation of each, relative to its largest value."""
-    pairs = zip(got, exact, strict=True)
-    return [float(f"{(a.double() - b).abs().max().item() / (b.abs().max().item() + 1e-30):.2g}") for a, b in pairs]
-
-
 def check(way: str) -> Iterator[Row]:
     """Errors against float64 beside the plain loop's own, and whether runs repeat bit for bit."""
     scan = scan_of(way)
@@ -137,23 +119,6 @@ def check(way: str) -> Iterator[Row]:
             except Exception as error:
                 row |= {"ok": False, "error": repr(error)[:500]}
             yield row
-
-
-def microseconds(work: Callable[[], Any], rounds: int, ahead: bool) -> float:
-    """Median of one call; ``ahead`` lets the host queue all of it before it starts."""
-    times = []
-    for turn in range(rounds + 3):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        if ahead:
-            torch.cuda._sleep(40_000_000)  # cycles, about 20 ms
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        if turn >= 3:
-            times.append(1000 * start.elapsed_time(end))
-    return statistics.median(times)
 
 
 def time_one(forward: Callable[[], tuple[Tensor, ...]], wanted: list[Tensor], rounds: int = ROUNDS) -> Row:
@@ -211,7 +176,7 @@ def measure(way: str) -> Iterator[Row]:
                 yield row
 
 
-def try_tiles(_: str) -> Iterator[Row]:
+def try_tiles() -> Iterator[Row]:
     """One option changed at a time, bfloat16, batch 20."""
     from eru.recurrence.triton import launch
 
@@ -242,66 +207,12 @@ def try_tiles(_: str) -> Iterator[Row]:
         yield row
 
 
-def run_part(name: str) -> None:
-    """In the part's own process: a line of JSON for every row."""
-    kind, _, way = name.partition(" ")
-    torch.manual_seed(0)
-    for row in {"check": check, "time": measure, "tiles": try_tiles}[kind](way):
-        print(json.dumps(row), flush=True)
-
-
-def parse(output: str) -> Iterator[Row]:
-    """Its rows, of which the last may have been cut."""
-    for line in output.splitlines():
-        with suppress(json.JSONDecodeError):
-            if line.startswith("{"):
-                yield json.loads(line)
-
-
-def collect(name: str) -> dict[str, Any]:
-    """The rows of a part, and how it ended if it did not end well."""
-    command = [sys.executable, __file__, "--part", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired as expired:
-        output = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout or ""
-        return {"rows": list(parse(output)), "error": f"stopped after {LIMIT} s"}
-    end = {} if done.returncode == 0 else {"error": done.stderr[-1500:]}
-    return {"rows": list(parse(done.stdout))} | end
-
-
-def show(name: str, part: dict[str, Any]) -> None:
-    """Print a part."""
-    print(name)
-    for row in part["rows"]:
-        print("   ", ", ".join(f"{key}: {value}" for key, value in row.items()))
-    if "error" in part:
-        print("    FAILED:", part["error"])
-    sys.stdout.flush()
-
-
 def main() -> None:
     """Run all parts and write benchmarks/results/gpu_recurrence.json after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*CHECKS, *TIMINGS], help="run one part, and print its rows as JSON")
-    args = parser.parse_args()
-    if args.part:
-        run_part(args.part)
-        return
-    if not torch.cuda.is_available():
-        parser.error("needs a GPU, and torch finds none")
-    import triton
-
-    settings = {"steps": STEPS, "hidden_size": HIDDEN, "rounds": ROUNDS, "triton": triton.__version__}
-    result: dict[str, Any] = {"settings": settings | {"unit": "microseconds a step"}}
-    # Checks mostly compile, and may do so side by side; timings must be alone.
-    with ThreadPoolExecutor() as pool:
-        parts = chain(pool.map(collect, CHECKS), map(collect, TIMINGS))
-        for name, part in zip([*CHECKS, *TIMINGS], parts, strict=True):
-            result[name] = part
-            show(name, part)
-            path = write_result("gpu_recurrence", result, "cuda")
-    print(path)
+    checks = {f"check {way}": partial(check, way) for way in WAYS}
+    timings = {f"time {way}": partial(measure, way) for way in (PEER, *WAYS, "naive")}
+    settings = {"steps": STEPS, "hidden_size": HIDDEN, "rounds": ROUNDS, "unit": "microseconds a step"}
+    run_parts(__file__, __doc__, checks, timings | {"tiles": try_tiles}, settings)
 
 
 if __name__ == "__main__":
