@@ -23,7 +23,7 @@ _RULES: dict[str, _Rule] = {
     "cache_weight": (lambda value: 0 <= value <= 1, "from 0 to 1"),
 }
 _CANDIDATES: dict[str, dict[str, Sequence[Any]]] = {
-    "dynamic": {"learning_rate": [3e-5, 6e-5, 1.2e-4], "decay": [1e-3, 2e-3, 4e-3]},
+    "dynamic": {"learning_rate": [3e-5, 6e-5, 1.2e-4], "decay": [5e-4, 1.5e-3, 5e-3]},
     "cache": {
         "cache_window": [100, 500, 1000, 2000],
         "cache_theta": [0.1, 0.2, 0.3, 0.5, 0.8, 1.2],
