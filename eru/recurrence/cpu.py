@@ -17,8 +17,8 @@ from eru.recurrence import naive, steps
 
 def _packed_linear(weight: Tensor, batch: int, length: int) -> Callable[[Tensor], Tensor]:
     """``x -> x weight^T`` with the weight laid out once for the many products of one call."""
-    # Packing costs about as much as four products of a small batch.
-    if length <= 4 or batch == 0 or not _can_pack(weight.dtype):
+    # Packing costs about as much as four products of a small batch, and a single row gains little from it.
+    if length * min(batch, 4) <= 16 or not _can_pack(weight.dtype):
         return lambda x: F.linear(x, weight)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), batch)
     linear = torch.ops.mkldnn._linear_pointwise
