@@ -87,6 +87,7 @@ def check_equal(unit, y):
 # --- the kernel
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernels run compiled")
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_in_the_interpreter(run_interpreted):
