@@ -14,7 +14,7 @@ def optimize(model: nn.Module) -> Any:
     r"""A copy for inference, in which each ERU's input map over features is one dense matrix.
 
     Such a map has no activation inside, so reduce, branches, running sums and expand are together
-    :math:`W = E \cdot \mathrm{branches}(I) \cdot R`. For single steps one product with it is far quicker than the dozen
+    :math:`W = E \cdot \mathrm{branches}(I) \cdot R`. For single steps one product with it is quicker than the dozen
     small operators of the unit, though there are more weights to read. All other parameters are shared with ``model``;
     maps over time keep their window and stay as they are.
 
