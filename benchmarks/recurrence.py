@@ -1,6 +1,6 @@
 """One recurrent layer on this machine: ERU against nn.LSTM and a naive loop, forward and backward.
 
-    python benchmarks/recurrence.py [--threads 2]
+    python benchmarks/recurrence.py [--threads 1 2]
 
 Every round runs each contender once, so that a drift of the machine meets all of them; the table shows medians and
 the ratio to nn.LSTM (float32) of the same sizes. "bf16" is the recipes' form: parameters in float32, products in
@@ -74,8 +74,9 @@ def peak_megabytes(name: str, inputs: int, hidden: int, batch: int) -> float:
     return (resident("VmHWM") - before) / 1000
 
 
-def measure(inputs: int, hidden: int, steps: int, batch: int, rounds: int) -> list[dict[str, object]]:
-    """The rows of one pair of sizes."""
+def measure(threads: int, inputs: int, hidden: int, steps: int, batch: int, rounds: int) -> list[dict[str, object]]:
+    """The times of one pair of sizes."""
+    torch.set_num_threads(threads)
     modules = {name: make(inputs, hidden) for name, (make, _) in CONTENDERS.items()}
     x = torch.randn(steps, batch, inputs, requires_grad=True)
     turns = [
@@ -89,42 +90,54 @@ def measure(inputs: int, hidden: int, steps: int, batch: int, rounds: int) -> li
     for name in modules:
         one, both = (statistics.median(turn[name][kind] for turn in turns) for kind in (0, 1))
         ratio = statistics.median(turn[name][1] / turn["nn.LSTM"][1] for turn in turns)
-        command = [sys.executable, __file__, "--peak-of", name, str(inputs), str(hidden), str(batch)]
-        peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{inputs:>5d} -> {hidden:<5d}  {name:24s}{one:12.1f}{both:18.1f}{ratio:12.2f}{peak:10.0f}", flush=True)
+        print(
+            f"{threads:>7d}  {inputs:>5d} -> {hidden:<5d}  {name:24s}{one:12.1f}{both:18.1f}{ratio:12.2f}", flush=True
+        )
         rows.append(
             {
+                "threads": threads,
                 "input_size": inputs,
                 "hidden_size": hidden,
                 "layer": name,
                 "forward_ms": round(one, 1),
                 "forward_backward_ms": round(both, 1),
                 "ratio_to_lstm": round(ratio, 3),
-                "peak_megabytes": round(peak),
             }
         )
     return rows
 
 
+def peaks(inputs: int, hidden: int, batch: int) -> dict[str, object]:
+    """Peak memory of every contender at one pair of sizes, in megabytes."""
+    row: dict[str, object] = {"input_size": inputs, "hidden_size": hidden}
+    for name in CONTENDERS:
+        command = [sys.executable, __file__, "--peak-of", name, str(inputs), str(hidden), str(batch)]
+        row[name] = round(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    print(row, flush=True)
+    return row
+
+
 def main() -> None:
     """Measure all sizes and write benchmarks/results/recurrence.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=70)
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peak-of", nargs=4, metavar=("NAME", "INPUT", "HIDDEN", "BATCH"), help="only peak memory")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if args.peak_of:
         name, *sizes = args.peak_of
         print(peak_megabytes(name, *map(int, sizes)))
         return
-    print(f"{'sizes':16s}{'layer':24s}{'forward ms':>12s}{'with backward ms':>18s}{'to nn.LSTM':>12s}{'MB':>10s}")
-    rows = [row for sizes in SIZES for row in measure(*sizes, args.steps, args.batch, args.rounds)]
+    print(f"{'threads':9s}{'sizes':16s}{'layer':24s}{'forward ms':>12s}{'with backward ms':>18s}{'to nn.LSTM':>12s}")
     settings = {"steps": args.steps, "batch": args.batch, "rounds": args.rounds, "memory_steps": MEMORY_STEPS}
-    write_result("recurrence", {"settings": settings, "rows": rows})
+    result: dict[str, object] = {"settings": settings, "note": "each row names its own threads"}
+    cases = [(threads, *sizes) for threads in args.threads for sizes in SIZES]
+    result["rows"] = [row for case in cases for row in measure(*case, args.steps, args.batch, args.rounds)]
+    result["peak_megabytes"] = [peaks(*sizes, args.batch) for sizes in SIZES]
+    write_result("recurrence", result)
 
 
 if __name__ == "__main__":
