@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from eru import native
 from eru.recurrence import lstm_scan, resolve_backend, steps
 
+needs_kernels = pytest.mark.skipif(native.refusal() is not None, reason=f"eru.native: {native.refusal()}")
+
 # Gates at which exp and tanh are hard: near 0, large, and what is no number.
 HARD = [0.0, -0.0, 1e-30, 1e-4, -1e-3, 0.2499, 0.2501, 5.0, -8.9, 30.0, -88.0, 200.0, -1e4, 1e4]
 
@@ -42,6 +44,7 @@ def step(functions, values: torch.Tensor, dtype: torch.dtype) -> list[torch.Tens
     return [activated, cells, hidden, dc, draw]
 
 
+@needs_kernels
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
 def test_a_step_at_hard_values_equals_torchs(dtype, tolerance):
     values = torch.tensor(HARD)
@@ -51,12 +54,14 @@ def test_a_step_at_hard_values_equals_torchs(dtype, tolerance):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=1e-7)  # 1 - tanh^2 has no more digits
 
 
+@needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_no_number_stays_none(dtype):
     values = torch.tensor([float("nan")])
     assert all(x.isnan().all() for x in step(native, values, dtype))
 
 
+@needs_kernels
 @given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 3))
 @settings(max_examples=50, deadline=None)
 def test_cross_entropy_equals_torchs(rows, types, dtype, threads):
@@ -79,6 +84,7 @@ def test_cross_entropy_equals_torchs(rows, types, dtype, threads):
     torch.testing.assert_close(products.float(), logits.grad, rtol=rounding, atol=1e-8)
 
 
+@needs_kernels
 @pytest.mark.parametrize("wrong", [-1, 5, -100])
 def test_a_target_outside_of_the_vocabulary_is_refused(wrong):
     with pytest.raises(IndexError, match=rf"targets from .*{wrong}.*: must be from 0 to 4"):
@@ -106,6 +112,7 @@ def test_without_kernels_the_other_path_is_taken_and_the_reason_told(
         assert resolve_backend("native", gates) == "cpu"
 
 
+@needs_kernels
 def test_they_are_built_once_and_kept(monkeypatch, rebuilt, tmp_path):
     monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
     assert native.refusal() is None
@@ -116,6 +123,7 @@ def test_they_are_built_once_and_kept(monkeypatch, rebuilt, tmp_path):
     assert [built] == list((tmp_path / "native").iterdir())
 
 
+@needs_kernels
 def test_a_compiled_graph_holds_the_native_path():
     torch._dynamo.reset()
     arguments = torch.randn(6, 2, 16), torch.randn(16, 4), torch.zeros(2, 4), torch.zeros(2, 4)

@@ -4,12 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from eru import native
 from eru.recurrence import cpu, lstm_scan, naive, resolve_backend
 
 NAMES = ("gates", "weight_hh", "h0", "c0", "weight_hr")
 
 # Before torch 2.7 its scan has no gradient, and exports keep the operator of the CPU path.
 needs_scan = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="needs the scan of torch 2.7")
+needs_kernels = pytest.mark.skipif(native.refusal() is not None, reason=f"eru.native: {native.refusal()}")
 
 
 def quiet_scan(test):
@@ -20,7 +22,11 @@ def quiet_scan(test):
 
 
 # The fast paths on a CPU: backend, type and how close to the oracle
-FAST = [("cpu", torch.float64, 1e-10), ("cpu", torch.float32, 1e-4), ("native", torch.float32, 1e-4)]
+FAST = [
+    ("cpu", torch.float64, 1e-10),
+    ("cpu", torch.float32, 1e-4),
+    pytest.param("native", torch.float32, 1e-4, marks=needs_kernels),
+]
 
 
 def make_inputs(steps=5, batch=3, size=4, proj=0, *, dtype=torch.float64, seed=0, grad=NAMES):
@@ -117,7 +123,7 @@ def test_scan_equals_oracle_in_outputs_state_and_all_gradients(proj, masked):
     check_equal(run("scan", inputs, mask=mask), run("naive", inputs, mask=mask), 1e-10)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("native", marks=needs_kernels)])
 @pytest.mark.parametrize("size", [17, 64])
 def test_fast_path_equals_oracle_at_vector_widths_over_70_steps(backend, size):
     inputs = make_inputs(70, 7, size, size // 2, dtype=torch.float32)
@@ -196,7 +202,7 @@ def test_gradients_and_second_derivatives_against_finite_differences(proj, maske
     assert torch.autograd.gradgradcheck(scan, tensors)
 
 
-@pytest.mark.parametrize("fast", ["cpu", "native"])
+@pytest.mark.parametrize("fast", ["cpu", pytest.param("native", marks=needs_kernels)])
 def test_bfloat16_is_no_less_exact_than_the_plain_loop(fast):
     errors = {fast: 0.0, "naive": 0.0}
     for seed in range(5):
@@ -223,7 +229,7 @@ def test_cells_are_kept_in_float32_inside(backend, dtype):
     assert abs(c.item() - 1.5) < 1e-3
 
 
-@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("native", marks=needs_kernels)])
 def test_repeated_runs_are_equal_bit_for_bit(backend):
     inputs = make_inputs(9, 5, 16, 7, dtype=torch.float32)
     first, second = run(backend, inputs), run(backend, inputs)
@@ -251,7 +257,7 @@ def test_without_gradients_the_result_is_the_same_and_no_step_is_kept(monkeypatc
         assert not other[0].requires_grad
 
 
-@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("native", marks=needs_kernels)])
 @pytest.mark.parametrize("steps", [1, 6])
 def test_an_empty_batch_passes(backend, steps):
     inputs = make_inputs(steps, 0, 4, 2, dtype=torch.float32)
@@ -272,12 +278,12 @@ def test_inputs_stay_as_they_are():
     ("backend", "steps", "device", "expected"),
     [
         ("auto", 1, "cpu", "naive"),
-        ("auto", 2, "cpu", "native"),
-        ("auto", 70, "cpu", "native"),
+        pytest.param("auto", 2, "cpu", "native", marks=needs_kernels),
+        pytest.param("auto", 70, "cpu", "native", marks=needs_kernels),
         ("auto", 70, "meta", "naive"),
         ("naive", 70, "cpu", "naive"),
         ("cpu", 1, "cpu", "cpu"),
-        ("native", 1, "cpu", "native"),
+        pytest.param("native", 1, "cpu", "native", marks=needs_kernels),
         ("scan", 70, "cpu", "scan"),
     ],
 )
@@ -392,7 +398,7 @@ def test_compiled_gradients_equal():
 
 @pytest.mark.parametrize(("proj", "masked"), [(0, False), (2, True)])
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_kernels), False])
 def test_operator_obeys_torchs_rules(proj, masked, keep, compiled):
     inputs = make_inputs(6, 3, 4, proj, dtype=torch.float32, grad=NAMES if keep else ())
     inputs["h0"] = inputs["h0"].detach().t().contiguous().t().requires_grad_(keep)
@@ -400,7 +406,7 @@ def test_operator_obeys_torchs_rules(proj, masked, keep, compiled):
     torch.library.opcheck(cpu._scan, (*inputs.values(), mask, keep, compiled))
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_kernels), False])
 def test_backward_operator_obeys_torchs_rules(compiled):
     inputs = {k: x.detach() for k, x in make_inputs(6, 3, 4, 2, dtype=torch.float32).items()}
     gates, weight, h0, c0, weight_hr = inputs.values()

@@ -116,8 +116,8 @@ def resolve_backend(
         ValueError: an unknown backend, here or in ``ERU_BACKEND``.
 
     Example:
-        >>> resolve_backend("native", torch.zeros(70, 20, 12)), resolve_backend("naive", torch.zeros(70, 20, 12))
-        ('native', 'naive')
+        >>> resolve_backend("cpu", torch.zeros(70, 20, 12)), resolve_backend("naive", torch.zeros(70, 20, 12))
+        ('cpu', 'naive')
     """
     source = "backend"
     if backend == "auto" and not _is_exporting():
