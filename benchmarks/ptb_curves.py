@@ -19,15 +19,26 @@ from eru.training import atomic_write, read_json
 PICTURE = Path(__file__).parents[1] / "docs" / "ptb-curves.png"
 
 
+def epochs_before(result: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> int:
+    """Epochs behind the weights that a run started from, where its parent's result is there too."""
+    parent = results.get(result["training"].get("start", {}).get("run"))
+    return 0 if parent is None else epochs_before(parent, results) + parent["epochs"]
+
+
 def figure_of(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Validation perplexity after each epoch, one line a run, the best one first in the legend."""
+    """Validation perplexity after each epoch, one line a run, the best one first in the legend.
+
+    A run from another's weights goes on where that one ended.
+    """
     figure = Figure(figsize=(8.0, 5.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    by_name = {result["run"]: result for result in results}
     for result in sorted(results, key=lambda result: result["exact_valid_perplexity"]):
-        epochs = [row["epoch"] for row in result["course"]]
+        before = epochs_before(result, by_name)
+        epochs = [before + row["epoch"] for row in result["course"]]
         label = f"{result['run']}: {result['exact_valid_perplexity']:.2f} ({result['parameters'] / 1e6:.1f} M)"
-        axes.plot(epochs, [row["valid_perplexity"] for row in result["course"]], label=label)
+        axes.plot(epochs, [row["valid_perplexity"] for row in result["course"]], label=label, marker=".")
     # The first epochs' hundreds would flatten the rest.
     best = min(result["exact_valid_perplexity"] for result in results)
     axes.set_ylim(0.97 * best, 2.5 * best)

@@ -185,3 +185,18 @@ def test_curves_are_drawn_of_all_results(ptb, call, trained, out, tmp_path, caps
     lines = {line.get_label().split(":")[0]: line.get_xydata().tolist() for line in axes.get_lines()}
     assert list(lines) == ["second", "tiny"]
     assert lines["tiny"] == [[row["epoch"], row["valid_perplexity"]] for row in result(out)["course"]]
+
+
+def test_a_run_from_anothers_weights_is_drawn_behind_it(ptb):
+    ptb_curves = importlib.import_module("ptb_curves")
+
+    def made(name, epochs, **training):
+        course = [{"epoch": n + 1, "valid_perplexity": 90.0 - n} for n in range(epochs)]
+        result = {"run": name, "epochs": epochs, "course": course, "training": training}
+        return {**result, "exact_valid_perplexity": 90.0 - epochs, "parameters": 1_000_000}
+
+    first, second = made("first", 3), made("second", 2, start={"run": "first"})
+    third, lost = made("third", 1, start={"run": "second"}), made("lost", 1, start={"run": "elsewhere"})
+    (axes,) = ptb_curves.figure_of([third, lost, second, first]).axes
+    epochs = {line.get_label().split(":")[0]: list(line.get_xdata()) for line in axes.get_lines()}
+    assert epochs == {"first": [1, 2, 3], "second": [4, 5], "third": [6], "lost": [1]}
