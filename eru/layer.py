@@ -296,7 +296,7 @@ class ERU(nn.Module):
 
 
 def drop_weight(weight: Tensor, p: float) -> Tensor:
-    """Dropout of a weight: what ``F.dropout`` does, whose draws take three times as long on a CPU.
+    """Dropout of a weight: what ``F.dropout`` does, with draws that a CPU makes sooner.
 
     Example:
         >>> dropped = drop_weight(torch.ones(4, 5), 0.5)

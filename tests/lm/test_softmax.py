@@ -67,3 +67,13 @@ def test_second_derivatives_are_refused() -> None:
     (gradient,) = torch.autograd.grad(loss, inputs[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own tracing
+def test_compiled_it_is_the_same() -> None:
+    torch._dynamo.reset()
+    inputs, targets = operands(9, 4, 11, torch.float32), torch.arange(9)
+    compiled = torch.compile(tied_cross_entropy, backend="eager", fullgraph=True)
+    ours, theirs = compiled(*inputs, targets), tied_cross_entropy(*inputs, targets)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs))

@@ -1,10 +1,10 @@
 """The fast way on a GPU: fused kernels for the steps, replayed from graphs or run as one persistent launch.
 
-The mathematics is that of :mod:`eru.recurrence.cpu`: forward keeps the activated gates and the cells, the backward
-loop only multiplies by factors made of them and sends the gradient one step back, and the gradients of W and h0 are
-one large product each after it. Sums are in float32 and in an order of their own, so that runs repeat bit for bit.
-Products are in the type of the gates; float32 runs in TF32 only where ``torch.backends.cuda.matmul`` allows that, and
-else as three such products, which together are as exact as float32.
+The mathematics is that of :mod:`eru.recurrence.steps`: forward keeps the activated gates and the cells, the backward
+loop only multiplies by factors made of them beforehand and sends the gradient one step back, and the gradients of W
+and h0 are one large product each after it. Sums are in float32 and in an order of their own, so that runs repeat bit
+for bit. Products are in the type of the gates; float32 runs in TF32 only where ``torch.backends.cuda.matmul`` allows
+that, and else as three such products, which together are as exact as float32.
 
 Importing this needs no Triton; running it does.
 """
