@@ -1,6 +1,7 @@
 """What a result file says about where it was made."""
 
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from eru.training import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
+# What changes the speed from outside of a program: threads that wait awake or not, where they may run, huge pages.
+_SPEED = ("OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "THP_MEM_ALLOC_ENABLE", "ERU_BACKEND", "ERU_NATIVE")
 
 
 def _processor() -> str:
@@ -23,10 +26,11 @@ def _processor() -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Device, versions, threads and command of this process."""
+    """Device, versions, threads, variables and command of this process."""
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
         "threads": torch.get_num_threads(),
+        "variables": {name: os.environ[name] for name in _SPEED if name in os.environ},
         "torch": torch.__version__,
         "python": platform.python_version(),
         "command": " ".join(["python", *sys.argv]),

@@ -1,5 +1,6 @@
 """The command line: every command parses, calls one library function and prints the answer."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +43,9 @@ def _fail(message: str) -> None:
 @click.version_option(eru.__version__, prog_name="eru")
 def main() -> None:
     """ERU language models: train, evaluate, sample. ESPNetv2 vision: predict on pictures. Both: count."""
+    # Large tensors in huge pages (Linux; read at the first one): a training step is mostly made of fresh ones, whose
+    # pages cost more time than the arithmetic of some operators on them (docs/performance.md).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 for command in (lm_train, lm_eval, lm_generate, summary, paper, predict):

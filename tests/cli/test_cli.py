@@ -419,3 +419,34 @@ def test_of_several_processes_the_first_one_speaks(monkeypatch, world, rank, exp
         else:
             monkeypatch.setenv(name, value)
     assert speaks() is expected
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+PAGES_OF_A_TENSOR = """
+import resource, torch, eru_cli
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+try:
+    eru_cli.main(["summary", "small"])
+except SystemExit:
+    pass
+before = faults()
+torch.ones(16 * 2**20)
+print(64 * 2**20 // resource.getpagesize(), faults() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="this system gives huge pages to all or to none, not to who asks",
+)
+@pytest.mark.parametrize("asked", [None, "0"])
+def test_large_tensors_come_in_huge_pages_unless_told_otherwise(asked):
+    variables = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    variables |= {} if asked is None else {"THP_MEM_ALLOC_ENABLE": asked}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES_OF_A_TENSOR], env=variables, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    pages, faults = map(int, done.stdout.splitlines()[-1].split())
+    assert faults < pages / 2 if asked is None else faults >= pages
