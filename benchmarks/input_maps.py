@@ -1,27 +1,31 @@
-"""Which input map learns best: the 7 M shape on the whole Penn Treebank, one seed, few epochs, equal in all else.
+"""Which input map learns best: the Penn Treebank, models of equal size, equal in all else.
 
-    python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--device cuda]
+    python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--seeds 1,2,3] [--device cuda]
 
-Each form is a run folder below --out, resumed where it stopped; the table is made from all that are there.
+Each form with each seed is a run folder below --out, resumed where it stopped; the table is made from all that are
+there. Of every form the hidden size is the one whose model has the nearest number of parameters to the ERU's.
 """
 
 import argparse
 import math
+import statistics
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from environment import write_result
+from forms import FORMS
 
-from eru.lm.corpus import load_corpus
-from eru.lm.recipes import make_recipe
-from eru.lm.run import open_run
-from eru.lm.train import train
+from eru.lm.batches import Streams
+from eru.lm.corpus import Corpus, load_corpus
+from eru.lm.job import Job
+from eru.lm.model import LanguageModel, nearest_hidden_size
+from eru.lm.recipes import Recipe, build_model, make_recipe
+from eru.lm.tokenizer import build_tokenizer
+from eru.lm.tokens import encode_corpus
+from eru.lm.train import fit
+from eru.training import Ranks, RunFolder, seed_everything
 
-FORMS = {
-    "feature": {"conv_axis": "feature"},
-    "time": {"conv_axis": "time"},
-    "kernel 1": {"kernel_size": 1},
-    "lstm": {"cell": "lstm"},
-}
 # Far from convergence dropout only slows; the paper's 0.5 belongs to 200 epochs.
 COMMON = {
     "optimizer": "adamw",
@@ -38,31 +42,72 @@ COMMON = {
 }
 
 
+def make_model(form: str, recipe: Recipe, vocab_size: int) -> LanguageModel:
+    """The recipe's model with another input map, as large as the recipe's."""
+    build = partial(
+        LanguageModel,
+        vocab_size,
+        recipe.embedding_size,
+        cell=FORMS[form],
+        input_dropout=recipe.input_dropout,
+        layer_dropout=recipe.layer_dropout,
+        output_dropout=recipe.output_dropout,
+    )
+    wanted = sum(p.numel() for p in build_model(recipe, vocab_size).parameters())
+    # Multiples of four only: a grouped map has four groups.
+    return build(4 * nearest_hidden_size(wanted, lambda quarter: build(4 * quarter)))
+
+
+def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, precision: Any) -> dict[str, Any]:
+    """Train one form to its end; its size and its validation perplexity after every epoch."""
+    tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
+    splits = encode_corpus(corpus, tokenizer)
+    config = {"form": form, "recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.epochs}
+    folder = RunFolder.open(path) if (path / "config.json").exists() else RunFolder.create(path, config)
+    folder.check_same_config(config)
+    ranks = Ranks.from_environment(device)
+    streams = Streams(splits["train"].ids, recipe.batch_size)
+    job = Job(recipe, folder, streams, splits["valid"].ids, ranks, precision, recipe.epochs, 2**62)
+    seed_everything(recipe.seed)
+    model = make_model(form, recipe, tokenizer.vocab_size).to(ranks.device)
+    fit(model, job)
+    # A run killed just after an epoch's record has that record twice; the later one counts.
+    epochs = {record["epoch"]: record for record in folder.metrics() if record["event"] == "epoch"}
+    return {
+        "form": form,
+        "seed": recipe.seed,
+        "hidden_size": model.layers[0].hidden_size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "valid_perplexity": [round(math.exp(record["valid_loss"]), 2) for record in epochs.values()],
+    }
+
+
 def main() -> None:
     """Train the forms asked for and write the table of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir")
+    parser.add_argument("--recipe", default="paper-7m")
     parser.add_argument("--forms", default=",".join(FORMS))
-    parser.add_argument("--out", type=Path, default=Path("runs/input_maps"))
+    parser.add_argument("--seeds", default="1")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, help="the recipe's by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/input_maps"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="bfloat16")
     args = parser.parse_args()
     corpus = load_corpus("ptb", args.data_dir)
-    for form in args.forms.split(","):
-        recipe = make_recipe("paper-7m", epochs=args.epochs, **COMMON, **FORMS[form])
-        train(recipe, corpus, args.out / form, resume=True, device=args.device, precision=args.precision)
+    changes = COMMON | ({} if args.batch_size is None else {"batch_size": args.batch_size})
     rows = []
-    for form in FORMS:
-        if (args.out / form / "metrics.jsonl").exists():
-            run = open_run(args.out / form)
-            # A run killed just after an epoch's record has that record twice; the later one counts.
-            epochs = {record["epoch"]: record for record in run.folder.metrics() if record["event"] == "epoch"}
-            parameters = sum(p.numel() for p in run.build_model().parameters())
-            perplexities = [round(math.exp(record["valid_loss"]), 2) for record in epochs.values()]
-            rows.append({"form": form, "parameters": parameters, "valid_perplexity": perplexities})
-            print(f"{form:10s} {parameters:>10,d}", *perplexities)
-    write_result("input_maps", {"recipe": COMMON, "seed": 1, "precision": args.precision, "rows": rows}, args.device)
+    for seed in map(int, args.seeds.split(",")):
+        for form in args.forms.split(","):
+            recipe = make_recipe(args.recipe, epochs=args.epochs, seed=seed, **changes)
+            path = args.out / args.recipe / f"{form.replace(' ', '-')}-{seed}"
+            rows.append(measure(form, recipe, corpus, path, args.device, args.precision))
+    for form in args.forms.split(","):
+        last = [row["valid_perplexity"][-1] for row in rows if row["form"] == form]
+        print(f"{form:16s}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
+    recipe = {"name": args.recipe, "epochs": args.epochs, "precision": args.precision, **changes}
+    write_result(f"input_maps_{args.recipe}", {"recipe": recipe, "rows": rows}, args.device)
 
 
 if __name__ == "__main__":

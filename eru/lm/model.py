@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eru.cell import State
+from eru.cell import InputTransform, State
 from eru.layer import ERU
 from eru.lm.softmax import tied_cross_entropy
 
@@ -44,7 +44,8 @@ class LanguageModel(nn.Module):
         embedding_size: E.
         hidden_size: H of all layers but the last.
         num_layers: number of layers.
-        cell: ``"eru"``, or ``"lstm"``, the control: the same recurrence with dense input maps.
+        cell: ``"eru"``, or ``"lstm"``, the control: the same recurrence with dense input maps; or whatever else makes
+            the input maps, see ``input_transform`` of :class:`eru.ERUCell`.
         conv_axis: of the ERU cells, see :class:`eru.ERUCell`.
         kernel_size: of the ERU cells.
         input_dropout: on the embedded tokens.
@@ -77,7 +78,7 @@ class LanguageModel(nn.Module):
         hidden_size: int,
         num_layers: int = 3,
         *,
-        cell: CellName = "eru",
+        cell: CellName | InputTransform = "eru",
         conv_axis: Literal["feature", "time"] = "feature",
         kernel_size: int = 3,
         input_dropout: float = 0.0,
@@ -105,8 +106,8 @@ class LanguageModel(nn.Module):
         ):
             if not 0 <= p < 1:
                 raise ValueError(f"{name}={p}: must be at least 0 and below 1")
-        if cell not in ("eru", "lstm"):
-            raise ValueError(f"cell={cell!r}: must be 'eru' or 'lstm'")
+        if cell not in ("eru", "lstm") and not callable(cell):
+            raise ValueError(f"cell={cell!r}: must be 'eru', 'lstm' or a callable")
         self.vocab_size, self.embedding_size = vocab_size, embedding_size
         self.input_dropout, self.layer_dropout, self.output_dropout = input_dropout, layer_dropout, output_dropout
         self.embedding_dropout, self.locked = embedding_dropout, locked
@@ -115,10 +116,10 @@ class LanguageModel(nn.Module):
         self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
         make = partial(ERU, weight_dropout=weight_dropout)
-        if cell == "lstm":
-            make = partial(make, input_transform=dense_gates)
-        else:
+        if cell == "eru":
             make = partial(make, conv_axis=conv_axis, kernel_size=kernel_size)
+        else:
+            make = partial(make, input_transform=dense_gates if cell == "lstm" else cell)
         self.layers = nn.ModuleList(make(a, b) for a, b in pairwise(widths))
 
     def features(self, tokens: Tensor, state: list[State] | None = None) -> Features:

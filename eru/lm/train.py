@@ -128,14 +128,11 @@ def train(
         seed_everything(recipe.seed)
         model = run.build_model(ranks.device)
         ranks.broadcast(model)
-        training = Training(model, make_optimizer(recipe, model))
         last_epoch = recipe.epochs if epochs is None else epochs
         last_step = 2**62 if max_steps is None else max_steps
         job = Job(recipe, run.folder, streams, splits["valid"].ids, ranks, precision, last_epoch, last_step, stop)
-        if not training.restore(run.folder, ranks, recipe.seed):
-            _begin(job, training)
         quiet = quiet or not ranks.is_main
-        _train_epochs(job, training, quiet)
+        training = fit(model, job, quiet=quiet)
         result = _result(job, run, corpus, splits, training)
         if not quiet and result.steps and not run.folder.curve_path.exists():
             print("no curve.png: it needs matplotlib", file=sys.stderr)
@@ -144,6 +141,26 @@ def train(
         return result
     finally:
         ranks.close()
+
+
+def fit(model: LanguageModel, job: Job, *, quiet: bool = False) -> Training:
+    """Train any model of this kind by a plan, from the plan's folder's checkpoint where there is one.
+
+    What :func:`train` does with a recipe's own model.
+
+    Args:
+        model: as drawn; it is trained in place.
+        job: the plan.
+        quiet: show no progress.
+
+    Raises:
+        ValueError: a checkpoint that does not fit, or a loss that is no longer finite.
+    """
+    training = Training(model, make_optimizer(job.recipe, model))
+    if not training.restore(job.folder, job.ranks, job.recipe.seed):
+        _begin(job, training)
+    _train_epochs(job, training, quiet)
+    return training
 
 
 def make_optimizer(recipe: Recipe, model: LanguageModel) -> torch.optim.Optimizer:

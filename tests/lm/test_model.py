@@ -266,7 +266,7 @@ def test_evaluating_gives_the_mode_back(training, error):
         ({"embedding_size": -1}, "embedding_size=-1: must be at least 1"),
         ({"hidden_size": 0}, "hidden_size=0: must be at least 1"),
         ({"num_layers": 0}, "num_layers=0: must be at least 1"),
-        ({"cell": "gru"}, "cell='gru': must be 'eru' or 'lstm'"),
+        ({"cell": "gru"}, "cell='gru': must be 'eru', 'lstm' or a callable"),
         ({"conv_axis": "batch"}, "conv_axis='batch'"),
         ({"kernel_size": 2}, "kernel_size=2"),
         *(

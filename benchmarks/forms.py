@@ -1,0 +1,88 @@
+"""What an ERU's input map could be: the forms that input_maps.py compares, each ``(M, 4H) -> module``."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eru.eesp import EESP
+from eru.lm.model import dense_gates
+from eru.sequence import SequenceEESP
+
+GATES = 4
+
+
+class Residual(SequenceEESP):
+    """The unit with its input added to every gate, where it is as wide as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, M) -> (T, B, 4H)."""
+        gates = super().forward(x)
+        return gates + x.repeat(1, 1, GATES) if self.in_channels == self.out_channels else gates
+
+
+class Activated(EESP):
+    """The unit with PReLU after the reduce and the fused branches, as in vision; none on the gates themselves."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(
+            input_size,
+            output_size // GATES,
+            ndim=1,
+            stacks=GATES,
+            conv_axis="feature",
+            residual=False,
+            activation=nn.PReLU,
+        )
+        self.activation = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, M) -> (T, B, 4H)."""
+        return super().forward(x.flatten(0, 1).unsqueeze(-1)).squeeze(-1).unflatten(0, x.shape[:2])
+
+
+class Grouped(nn.Module):
+    """Dense maps from each quarter of the input to a quarter of every gate."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        share = input_size // GATES
+        self.weight = nn.Parameter(torch.randn(GATES, share, output_size // GATES) / math.sqrt(share))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, M) -> (T, B, 4H)."""
+        slices = x.unflatten(-1, (GATES, -1)).flatten(0, 1).transpose(0, 1)
+        gates = torch.bmm(slices, self.weight).unflatten(-1, (GATES, -1))  # (group, T B, gate, H / 4)
+        return gates.permute(1, 2, 0, 3).reshape(*x.shape[:2], -1)
+
+
+class LowRank(nn.Module):
+    """A dense reduce that all gates share, and a dense expand, with as many weights as the EESP map has."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            wanted = sum(p.numel() for p in SequenceEESP(input_size, output_size).parameters())
+        rank = round(wanted / (input_size + output_size))
+        self.reduce = nn.Parameter(torch.randn(rank, input_size) / math.sqrt(input_size))
+        self.expand = nn.Parameter(torch.randn(output_size, rank) / math.sqrt(rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, M) -> (T, B, 4H)."""
+        return F.linear(F.linear(x, self.reduce), self.expand)
+
+
+FORMS: dict[str, Callable[[int, int], nn.Module]] = {
+    "feature": SequenceEESP,
+    "time": partial(SequenceEESP, conv_axis="time"),
+    "kernel 1": partial(SequenceEESP, kernel_size=1),
+    "lstm": dense_gates,
+    "no fusion": partial(SequenceEESP, fusion=False),
+    "residual": Residual,
+    "activation": Activated,
+    "low rank": LowRank,
+    "grouped linear": Grouped,
+}

@@ -1,0 +1,78 @@
+"""The input maps that the benchmark compares with the ERU's."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from eru import ERU
+from eru.lm.recipes import build_model, make_recipe
+from eru.sequence import SequenceEESP
+
+
+@pytest.fixture(scope="module")
+def input_maps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+        module = importlib.import_module("input_maps")
+        yield module
+        for name in ("input_maps", "forms", "environment"):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def forms(input_maps):
+    return sys.modules["forms"]
+
+
+def test_without_a_slope_change_activations_do_nothing(forms):
+    active, plain = forms.Activated(12, 4 * 16).double(), SequenceEESP(12, 4 * 16).double()
+    assert sum(isinstance(module, torch.nn.PReLU) for module in active.modules()) == 2
+    plain.load_state_dict(active.state_dict(), strict=False)
+    x = torch.randn(5, 3, 12, dtype=torch.float64)
+    assert not torch.allclose(active(x), plain(x))
+    for name, parameter in active.named_parameters():
+        if "layers" in name:
+            torch.nn.init.ones_(parameter)
+    torch.testing.assert_close(active(x), plain(x))
+
+
+@pytest.mark.parametrize("width", [16, 12])
+def test_the_residual_adds_the_input_to_every_gate_of_its_width(forms, width):
+    residual, plain = forms.Residual(16, 4 * width).double(), SequenceEESP(16, 4 * width).double()
+    plain.load_state_dict(residual.state_dict())
+    x = torch.randn(5, 3, 16, dtype=torch.float64)
+    added = (residual(x) - plain(x)).unflatten(-1, (4, width))
+    expected = x.unsqueeze(2).expand(5, 3, 4, 16) if width == 16 else torch.zeros_like(added)
+    torch.testing.assert_close(added, expected)
+
+
+def test_a_grouped_map_reads_its_quarter(forms):
+    grouped = forms.Grouped(8, 4 * 12).double()
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    gates = grouped(x)
+    for group, weight in enumerate(grouped.weight):
+        for gate in range(4):
+            outputs = slice(12 * gate + 3 * group, 12 * gate + 3 * group + 3)
+            expected = x[..., 2 * group : 2 * group + 2] @ weight[:, 3 * gate : 3 * gate + 3]
+            torch.testing.assert_close(gates[..., outputs], expected)
+
+
+@pytest.mark.parametrize("recipe", ["small", "paper-7m"])
+def test_all_models_are_of_one_size(input_maps, forms, recipe):
+    with torch.device("meta"):
+        wanted = sum(p.numel() for p in build_model(make_recipe(recipe), 10_000).parameters())
+        for form in forms.FORMS:
+            model = input_maps.make_model(form, make_recipe(recipe), 10_000)
+            assert abs(sum(p.numel() for p in model.parameters()) / wanted - 1) < 0.004, form
+
+
+def test_every_map_learns_in_a_layer(forms):
+    x = torch.randn(7, 2, 8)
+    for form, make in forms.FORMS.items():
+        layer = ERU(8, 16, input_transform=make)
+        output, _ = layer(x)
+        output.square().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters()), form
