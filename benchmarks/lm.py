@@ -8,15 +8,16 @@ training step is forward, backward, clipping and AdamW over B = 20 streams of T 
 """
 
 import argparse
-import statistics
 import time
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from environment import write_result
+from paired import paired
 from torch import Tensor, nn
 
 from eru.lm.model import detach
@@ -82,24 +83,24 @@ def measure(recipe_name: str, equal_hidden: int, rounds: int) -> list[dict[str, 
     optimizers = {id(model): torch.optim.AdamW(model.parameters(), lr=1e-3) for model in (wide, equal, eru)}
     tokens = torch.randint(VOCABULARY, (STEPS + 1, BATCH))
     states: dict[str, Any] = dict.fromkeys(contenders)
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, (model, bf16) in contenders.items():
-            start = time.perf_counter()
-            states[name] = train_step(model, optimizers[id(model)], tokens, states[name], bf16)
-            times[name].append(1000 * (time.perf_counter() - start))
+
+    def milliseconds(name: str) -> float:
+        model, bf16 = contenders[name]
+        start = time.perf_counter()
+        states[name] = train_step(model, optimizers[id(model)], tokens, states[name], bf16)
+        return 1000 * (time.perf_counter() - start)
+
+    turns = {name: partial(milliseconds, name) for name in contenders}
     rows = []
-    for name, (model, _) in contenders.items():
-        kept, peer = times[name][1:], times["nn.LSTM, same width"][1:]
-        step = statistics.median(kept)
+    for name, (step, ratio) in paired(turns, "nn.LSTM, same width", rounds).items():
         row = {
             "recipe": recipe_name,
             "model": name,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": sum(p.numel() for p in contenders[name][0].parameters()),
             "step_ms": round(step, 1),
             "tokens_per_second": round(BATCH * STEPS * 1000 / step),
             "epoch_minutes": round(EPOCH_TOKENS / (BATCH * STEPS) * step / 60_000, 2),
-            "ratio": round(statistics.median(a / b for a, b in zip(kept, peer, strict=True)), 3),
+            "ratio": round(ratio, 3),
         }
         print(row, flush=True)
         rows.append(row)

@@ -9,13 +9,14 @@ weights themselves are bfloat16. "optimized" is `eru.optimize`.
 
 import argparse
 import copy
-import statistics
 import time
+from functools import partial
 from typing import Any
 
 import torch
 from environment import write_result
 from lm import EQUAL_HIDDEN, VOCABULARY, LSTMLanguageModel
+from paired import paired
 from torch import nn
 
 import eru
@@ -47,19 +48,15 @@ def measure(recipe_name: str, equal_hidden: int, rounds: int) -> list[dict[str, 
         "ERU, optimized": eru.optimize(model),
     }
     contenders = exact | {f"{name}, bf16": copy.deepcopy(each).bfloat16() for name, each in exact.items()}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, each in contenders.items():
-            times[name].append(milliseconds_a_token(each.eval()))
+    turns = {name: partial(milliseconds_a_token, each.eval()) for name, each in contenders.items()}
     rows = []
-    for name, each in contenders.items():
-        kept, peer = times[name][1:], times["nn.LSTM, same width"][1:]
+    for name, (token, ratio) in paired(turns, "nn.LSTM, same width", rounds).items():
         row = {
             "recipe": recipe_name,
             "model": name,
-            "parameters": sum(p.numel() for p in each.parameters()),
-            "ms_a_token": round(statistics.median(kept), 3),
-            "ratio": round(statistics.median(a / b for a, b in zip(kept, peer, strict=True)), 3),
+            "parameters": sum(p.numel() for p in contenders[name].parameters()),
+            "ms_a_token": round(token, 3),
+            "ratio": round(ratio, 3),
         }
         print(row, flush=True)
         rows.append(row)

@@ -35,7 +35,7 @@ def _default_recipe(place: str) -> str:
 @click.option("--epochs", type=int, help="Total epochs; the recipe's by default.")
 @click.option("--max-steps", type=int, help="Total steps, at most.")
 @click.option("--minutes", type=float, help="Stop this call after that time; --resume goes on.")
-@click.option("--from", "start", metavar="RUN", help="Start from the best weights of that run (finetuning).")
+@click.option("--from", "start", metavar="RUN", help="Start from the best weights of that run, or of a trained model.")
 @device
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the products.")
 @click.option("--tokenizer", type=click.Choice(["word", "sentencepiece", "char"]), help="The recipe's by default.")
@@ -131,7 +131,10 @@ def lm_eval(
     device: str,
     as_json: bool,
 ) -> None:
-    """Exact perplexity of the model in the folder RUN, every token predicted once with its whole past."""
+    """Exact perplexity of the model in the folder RUN, every token predicted once with its whole past.
+
+    RUN may also be the name of a trained model that comes with the package: ptb-awd-7m.
+    """
     place = resolve_device(device)
     values = dict(parse_values(text) for text in fields)
     if temperature not in (None, "auto"):
@@ -173,7 +176,7 @@ def _trained_on(run: LanguageModelRun) -> tuple[str, str]:
 
 
 @click.command("lm-generate")
-@click.argument("run")
+@click.argument("run", default="ptb-awd-7m")
 @click.option("--prompt", default="", help="Text to go on from; by default the start of a line.")
 @click.option("--tokens", type=int, default=100, help="How many to add.")
 @click.option("--temperature", type=float, default=1.0, help="Below 1 is more likely text; 0 the likeliest.")
@@ -193,7 +196,10 @@ def lm_generate(
     device: str,
     as_json: bool,
 ) -> None:
-    """Continue a text with the model in the folder RUN."""
+    """Continue a text with the model in the folder RUN.
+
+    By default with the trained model that comes with the package, ptb-awd-7m: lower-case newspaper English.
+    """
     text = generate_text(
         open_run(run),
         prompt,

@@ -35,6 +35,17 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     interpreter.InterpreterBuilder.create_dot, interpreter._convert_float = _dot, _convert
 
 
+@pytest.fixture(scope="session")
+def penn_treebank():
+    """The folder of the Penn Treebank's files, which are not ours to distribute."""
+    folders = [Path(os.environ["ERU_DATA_DIR"]) / "ptb"] if "ERU_DATA_DIR" in os.environ else []
+    folders.append(Path(__file__).parents[2] / "shared/data/ptb")
+    for folder in folders:
+        if (folder / "ptb.train.txt").is_file():
+            return folder
+    pytest.skip("no Penn Treebank in $ERU_DATA_DIR/ptb or ../shared/data/ptb")
+
+
 @pytest.fixture
 def run_interpreted():
     """Runs a test file in Triton's interpreter, in a process of its own.

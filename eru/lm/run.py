@@ -17,6 +17,9 @@ from eru.lm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from eru.lm.tokens import TokenSplit, encode_corpus
 from eru.training import Ranks, RunFolder, atomic_write
 
+TRAINED = Path(__file__).with_name("trained")
+"""Run folders of trained models that come with the package."""
+
 _KIND = "language-model"
 _DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
 
@@ -53,13 +56,37 @@ class LanguageModelRun:
             raise ValueError(f"{self.folder.weights_path} does not fit its config.json: {reason}") from error
         return model.eval()
 
+    def publish(self, out: str | Path) -> None:
+        """Write a copy of half the size: weights in bfloat16, the tokenizer, config.json and the model card.
+
+        The copy opens as the run does, and a new run can start from it; it does not resume.
+
+        Args:
+            out: its folder, which must hold no run.
+
+        Raises:
+            ValueError: a folder that holds a run, or no weights to copy.
+        """
+        weights = {name: weight.bfloat16() for name, weight in self.folder.load_weights().items()}
+        copy = RunFolder.create(out, self.folder.config)
+        copy.save_weights(weights)
+        self.tokenizer.save(copy.path / "tokenizer")
+        if self.folder.card_path.exists():
+            copy.write_card(self.folder.card_path.read_text(encoding="utf-8"))
+
 
 def open_run(path: str | Path) -> LanguageModelRun:
-    """Open a run folder that training made.
+    """Open a run folder that training made, or by its name a trained model that comes with the package.
 
     Raises:
         ValueError: no run there, a broken file, or a run of something else.
+
+    Example:
+        >>> open_run("ptb-awd-7m").recipe.hidden_size
+        448
     """
+    if not Path(path).exists() and str(path) in trained_names():
+        path = TRAINED / path
     folder = RunFolder.open(path)
     if folder.config.get("kind") != _KIND:
         raise ValueError(f"{path} holds no language model: kind={folder.config.get('kind')!r} in its config.json")
@@ -68,6 +95,16 @@ def open_run(path: str | Path) -> LanguageModelRun:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder.config_path} is broken: {error}") from error
     return LanguageModelRun(folder, recipe, load_tokenizer(Path(path) / "tokenizer"))
+
+
+def trained_names() -> list[str]:
+    """Names of the trained models that come with the package.
+
+    Example:
+        >>> trained_names()
+        ['ptb-awd-7m']
+    """
+    return sorted(config.parent.name for config in TRAINED.glob("*/config.json"))
 
 
 @dataclass(frozen=True)

@@ -267,14 +267,10 @@ def test_the_lstm_control_has_as_many_parameters(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_penn_treebank_trains(call, tmp_path):
-    folders = [Path(os.environ["ERU_DATA_DIR"]) / "ptb"] if "ERU_DATA_DIR" in os.environ else []
-    found = [folder for folder in (*folders, ROOT.parent / "shared/data/ptb") if folder.is_dir()]
-    if not found:
-        pytest.skip("no Penn Treebank in $ERU_DATA_DIR/ptb or ../shared/data/ptb")
+def test_the_penn_treebank_trains(call, penn_treebank, tmp_path):
     sizes = ("embedding_size=4", "hidden_size=4", "num_layers=1")
     settings = [f"--set={field}" for field in sizes]
-    data = ("--data=ptb", "--data-dir", found[0])
+    data = ("--data=ptb", "--data-dir", penn_treebank)
     said = call(
         "lm-train", *data, "--recipe=small", "--out", tmp_path / "r", *settings, "--max-steps=1", "--json"
     ).json
@@ -419,6 +415,13 @@ def test_of_several_processes_the_first_one_speaks(monkeypatch, world, rank, exp
         else:
             monkeypatch.setenv(name, value)
     assert speaks() is expected
+
+
+def test_the_trained_model_speaks_without_any_training(call):
+    asked = ("--prompt", "the company said", "--tokens", 8, "--seed", 1, "--json")
+    said = call("lm-generate", *asked).json
+    assert said == call("lm-generate", "ptb-awd-7m", *asked).json
+    assert said["text"].startswith("the company said")
 
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -3,6 +3,7 @@ import json
 import math
 import shlex
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,17 @@ def test_a_run_from_anothers_weights_is_drawn_behind_it(ptb):
     (axes,) = ptb_curves.figure_of([third, lost, second, first]).axes
     epochs = {line.get_label().split(":")[0]: list(line.get_xdata()) for line in axes.get_lines()}
     assert epochs == {"first": [1, 2, 3], "second": [4, 5], "third": [6], "lost": [1]}
+
+
+PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results" / "ptb").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_published_command_still_gives_its_recipe(path):
+    """Recipes change; the commands of what was trained with the older ones must not change their meaning."""
+    training = json.loads(path.read_text())["training"]
+    words = iter(shlex.split(training["command"]))
+    options = [(word, next(words)) for word in words if word.startswith("--")]
+    changes = dict(parse_field(value) for option, value in options if option == "--set")
+    recipe = make_recipe(dict(options)["--recipe"], **changes)
+    assert asdict(recipe) == {**asdict(recipe), **training["recipe"]}

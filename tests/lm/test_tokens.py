@@ -85,13 +85,9 @@ def test_damaged_token_files_are_named(corpus):
         encode_corpus(corpus, tokenizer)
 
 
-def test_penn_treebank_has_its_published_numbers(tmp_path, monkeypatch):
-    beside = Path(__file__).parents[3] / "shared/data/ptb"
-    folder = Path(os.environ["ERU_DATA_DIR"]) / "ptb" if "ERU_DATA_DIR" in os.environ else beside
-    if not (folder / "ptb.train.txt").is_file():
-        pytest.skip(f"the Penn Treebank is not in {folder}")
+def test_penn_treebank_has_its_published_numbers(penn_treebank, tmp_path, monkeypatch):
     monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
-    corpus = load_corpus("ptb", folder)
+    corpus = load_corpus("ptb", penn_treebank)
     tokenizer = build_tokenizer("word", corpus.lines("train"))
     assert tokenizer.vocab_size == 10_000
     encoded = encode_corpus(corpus, tokenizer)
