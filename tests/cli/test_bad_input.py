@@ -307,7 +307,6 @@ def test_a_bad_question_to_a_run(call, trained, command, arguments, named):
     [
         (["lm-tune"], "lm-tune"),
         (["lm-eval"], "RUN"),
-        (["lm-generate"], "RUN"),
         (["summary"], "NAME"),
         (["summary", "espnetv2_100", "--input", "224"], "--input '224'"),
         (["summary", "espnetv2_100", "--input", "3x20x224"], "at least 32"),

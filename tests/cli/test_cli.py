@@ -58,7 +58,7 @@ SURFACE = {
         "--tokens",
         "--top-k",
         "--top-p",
-        "RUN",
+        "[RUN]",
     ],
     "paper": ["--json"],
     "predict": [
