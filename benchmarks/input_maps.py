@@ -2,17 +2,20 @@
 
     python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--seeds 1,2,3] [--device cuda]
 
-Each form with each seed is a run folder below --out, resumed where it stopped; the table is made from all that are
-there. Of every form the hidden size is the one whose model has the nearest number of parameters to the ERU's.
+Each form with each seed is a run folder below --out, resumed where it stopped, so that several processes may share the
+forms between them and one call for all, behind them, makes the table. Of every form the hidden size is the one whose
+model has the nearest number of parameters to the ERU's.
 """
 
 import argparse
 import math
 import statistics
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from environment import write_result
 from forms import FORMS
 
@@ -53,7 +56,8 @@ def make_model(form: str, recipe: Recipe, vocab_size: int) -> LanguageModel:
         layer_dropout=recipe.layer_dropout,
         output_dropout=recipe.output_dropout,
     )
-    wanted = sum(p.numel() for p in build_model(recipe, vocab_size).parameters())
+    with torch.device("meta"):
+        wanted = sum(p.numel() for p in build_model(recipe, vocab_size).parameters())
     # Multiples of four only: a grouped map has four groups.
     return build(4 * nearest_hidden_size(wanted, lambda quarter: build(4 * quarter)))
 
@@ -62,7 +66,7 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
     """Train one form to its end; its size and its validation perplexity after every epoch."""
     tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
     splits = encode_corpus(corpus, tokenizer)
-    config = {"form": form, "recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.epochs}
+    config = {"form": form, "precision": precision, "recipe": asdict(recipe)}
     folder = RunFolder.open(path) if (path / "config.json").exists() else RunFolder.create(path, config)
     folder.check_same_config(config)
     ranks = Ranks.from_environment(device)
@@ -71,14 +75,12 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
     seed_everything(recipe.seed)
     model = make_model(form, recipe, tokenizer.vocab_size).to(ranks.device)
     fit(model, job)
-    # A run killed just after an epoch's record has that record twice; the later one counts.
-    epochs = {record["epoch"]: record for record in folder.metrics() if record["event"] == "epoch"}
     return {
         "form": form,
         "seed": recipe.seed,
         "hidden_size": model.layers[0].hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "valid_perplexity": [round(math.exp(record["valid_loss"]), 2) for record in epochs.values()],
+        "valid_perplexity": [round(math.exp(record["valid_loss"]), 2) for record in folder.epochs()],
     }
 
 

@@ -27,13 +27,11 @@ PTB = RESULTS / "ptb"
 
 def course(run: LanguageModelRun) -> list[dict[str, Any]]:
     """Perplexities and seconds of training of every epoch."""
-    # A run killed just after an epoch's record has that record twice; the later one counts.
-    epochs = {record["epoch"]: record for record in run.folder.metrics() if record["event"] == "epoch"}
     rows, before = [], 0.0
-    for epoch, record in sorted(epochs.items()):
+    for record in run.folder.epochs():
         rows.append(
             {
-                "epoch": epoch,
+                "epoch": record["epoch"],
                 "train_perplexity": round(perplexity_of(record["train_loss"]), 2),
                 "valid_perplexity": round(perplexity_of(record["valid_loss"]), 2),
                 "averaging": record["averaging"],

@@ -178,6 +178,16 @@ class RunFolder:
                 continue
         return records
 
+    def epochs(self) -> list[dict[str, Any]]:
+        """Read the records of all complete epochs, in order.
+
+        Returns:
+            Those of `"event": "epoch"`. A run killed just after such a record writes it again when resumed; the later
+            one counts.
+        """
+        records = {record["epoch"]: record for record in self.metrics() if record.get("event") == "epoch"}
+        return [records[number] for number in sorted(records)]
+
     def save_weights(
         self,
         state_dict: Mapping[str, Tensor],

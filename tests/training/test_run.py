@@ -117,6 +117,15 @@ def test_a_refused_record_writes_nothing(run):
     assert run.metrics() == [{"step": 1}]
 
 
+def test_of_an_epoch_recorded_twice_the_later_record_counts(run):
+    assert run.epochs() == []
+    for epoch, loss in ((1, 5.0), (2, 4.5), (2, 4.25)):
+        run.log({"event": "step", "step": 10 * epoch})
+        run.log({"event": "epoch", "epoch": epoch, "loss": loss})
+    run.log({"note": "no event"})
+    assert [(record["epoch"], record["loss"]) for record in run.epochs()] == [(1, 5.0), (2, 4.25)]
+
+
 def test_log_after_a_kill_at_any_byte_loses_no_whole_record(run):
     run.log({"step": 1, "note": "é"})
     run.log({"step": 2, "nested": {"x": [1, 2]}})
