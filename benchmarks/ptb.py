@@ -9,6 +9,7 @@ text is looked at too; a file that holds a test figure is never written anew. Th
 """
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from environment import RESULTS, environment
 from eru.lm.corpus import Corpus, load_corpus
 from eru.lm.evaluate import evaluate_run, perplexity_of
 from eru.lm.recipes import make_recipe
-from eru.lm.run import LanguageModelRun, open_run
+from eru.lm.run import TRAINED, LanguageModelRun, open_run
 from eru.training import read_json, write_json
 
 PTB = RESULTS / "ptb"
@@ -50,6 +51,13 @@ def places(run: LanguageModelRun) -> list[dict[str, Any]]:
     return [place for number, place in enumerate(found) if place not in found[:number]]
 
 
+def start_name(run: str, weights: str) -> str:
+    """The run that another started from, as a command names it: the package's own copy where its weights are those."""
+    packaged = TRAINED / run / "model.safetensors"
+    is_packaged = packaged.exists() and hashlib.sha256(packaged.read_bytes()).hexdigest() == weights
+    return run if is_packaged else f"runs/{run}"
+
+
 def train_command(run: LanguageModelRun, epochs: int) -> str:
     """The command that trains the run again, for as many epochs as it has."""
     recipe, config = asdict(run.recipe), run.folder.config
@@ -60,7 +68,7 @@ def train_command(run: LanguageModelRun, epochs: int) -> str:
     if epochs < run.recipe.epochs:
         parts.append(f"--epochs {epochs}")
     if "start" in config:
-        parts.append(f"--from runs/{config['start']['run']}")
+        parts.append(f"--from {start_name(**config['start'])}")
     return " ".join([*parts, f"--out runs/{run.folder.path.name}"])
 
 

@@ -102,13 +102,20 @@ def test_its_command_trains_the_same(call, trained, corpus, out, tmp_path):
     assert (again / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
-def test_the_command_of_a_run_from_another_names_it(call, trained, corpus, out, tmp_path):
+def test_the_command_of_a_run_from_another_names_it(call, ptb, trained, corpus, out, tmp_path, monkeypatch):
     run = tmp_path / "finetuned"
     train(tiny(epochs=1), corpus, run, start=trained, quiet=True)
-    call(run, "--out", out)
-    training = json.loads((out / "finetuned.json").read_text())["training"]
-    assert "--from runs/tiny --out runs/finetuned" in training["command"]
-    assert training["start"] == RunFolder.open(run).config["start"]
+    for packaged, name in ((tmp_path / "none", "runs/tiny"), (trained.parent, "tiny")):
+        monkeypatch.setattr(ptb, "TRAINED", packaged)
+        call(run, "--out", out)
+        training = json.loads((out / "finetuned.json").read_text())["training"]
+        assert training["command"].endswith(f"--from {name} --out runs/finetuned")
+        assert training["start"] == RunFolder.open(run).config["start"]
+
+
+def test_another_run_of_the_name_of_a_packaged_one_is_told_from_it(ptb, trained, monkeypatch):
+    monkeypatch.setattr(ptb, "TRAINED", trained.parent)
+    assert ptb.start_name("tiny", "another digest") == "runs/tiny"
 
 
 def test_the_test_text_is_looked_at_once(call, ptb, trained, corpus, out, monkeypatch, capsys):
