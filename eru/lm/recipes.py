@@ -178,11 +178,11 @@ def awd_7m() -> Recipe:
     """
     return Recipe(
         name="awd-7m",
-        input_dropout=0.4,
+        input_dropout=0.5,
         layer_dropout=0.2,
         output_dropout=0.4,
         embedding_dropout=0.1,
-        weight_dropout=0.3,
+        weight_dropout=0.45,
         locked=True,
         activation_regularization=2.0,
         temporal_regularization=1.0,
@@ -193,7 +193,7 @@ def awd_7m() -> Recipe:
         learning_rate=4e-3,
         schedule="linear",
         warmup_steps=200,
-        weight_decay=0.015,
+        weight_decay=0.03,
     )
 
 
