@@ -198,8 +198,8 @@ def awd_7m() -> Recipe:
 
 
 def awd_15m() -> Recipe:
-    """15 M parameters, otherwise :func:`awd_7m`."""
-    return replace(awd_7m(), name="awd-15m", hidden_size=976)
+    """15 M parameters and the lower rate that they take, otherwise :func:`awd_7m`."""
+    return replace(awd_7m(), name="awd-15m", hidden_size=976, learning_rate=2.5e-3)
 
 
 RECIPES = {"small": small, "paper-7m": paper_7m, "paper-15m": paper_15m, "awd-7m": awd_7m, "awd-15m": awd_15m}
