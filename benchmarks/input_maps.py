@@ -1,10 +1,11 @@
 """Which input map learns best: the Penn Treebank, models of equal size, equal in all else.
 
-    python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--seeds 1,2,3] [--device cuda]
+    python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--seeds 1,2,3]
+        [--rates 2e-3,4e-3] [--device cuda]
 
-Each form with each seed is a run folder below --out, resumed where it stopped, so that several processes may share the
-forms between them and one call for all, behind them, makes the table. Of every form the hidden size is the one whose
-model has the nearest number of parameters to the ERU's.
+Each form with each seed and learning rate is a run folder below --out, resumed where it stopped, so that several
+processes may share the forms between them and one call for all, behind them, makes the table. Of every form the hidden
+size is the one whose model has the nearest number of parameters to the ERU's.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import math
 import statistics
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,6 @@ from eru.training import Ranks, RunFolder, seed_everything
 COMMON = {
     "optimizer": "adamw",
     "schedule": "cosine",
-    "learning_rate": 2e-3,
     "warmup_steps": 100,
     "weight_decay": 0.0,
     "averaging": False,
@@ -78,6 +79,7 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
     return {
         "form": form,
         "seed": recipe.seed,
+        "learning_rate": recipe.learning_rate,
         "hidden_size": model.layers[0].hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "valid_perplexity": [round(math.exp(record["valid_loss"]), 2) for record in folder.epochs()],
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="paper-7m")
     parser.add_argument("--forms", default=",".join(FORMS))
     parser.add_argument("--seeds", default="1")
+    parser.add_argument("--rates", default="2e-3", help="each form may learn best at another one")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, help="the recipe's by default")
     parser.add_argument("--out", type=Path, default=Path("runs/input_maps"))
@@ -99,15 +102,18 @@ def main() -> None:
     args = parser.parse_args()
     corpus = load_corpus("ptb", args.data_dir)
     changes = COMMON | ({} if args.batch_size is None else {"batch_size": args.batch_size})
+    rates = [float(rate) for rate in args.rates.split(",")]
+    seeds = [int(seed) for seed in args.seeds.split(",")]
     rows = []
-    for seed in map(int, args.seeds.split(",")):
-        for form in args.forms.split(","):
-            recipe = make_recipe(args.recipe, epochs=args.epochs, seed=seed, **changes)
-            path = args.out / args.recipe / f"{form.replace(' ', '-')}-{seed}"
-            rows.append(measure(form, recipe, corpus, path, args.device, args.precision))
-    for form in args.forms.split(","):
-        last = [row["valid_perplexity"][-1] for row in rows if row["form"] == form]
-        print(f"{form:16s}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
+    for form, rate in product(args.forms.split(","), rates):
+        found = []
+        for seed in seeds:
+            recipe = make_recipe(args.recipe, epochs=args.epochs, seed=seed, learning_rate=rate, **changes)
+            path = args.out / args.recipe / f"{form.replace(' ', '-')}-{rate:g}-{seed}"
+            found.append(measure(form, recipe, corpus, path, args.device, args.precision))
+        rows += found
+        last = [row["valid_perplexity"][-1] for row in found]
+        print(f"{form:16s}{rate:<8g}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
     recipe = {"name": args.recipe, "epochs": args.epochs, "precision": args.precision, **changes}
     write_result(f"input_maps_{args.recipe}", {"recipe": recipe, "rows": rows}, args.device)
 
