@@ -3,9 +3,9 @@
     python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--seeds 1,2,3]
         [--rates 2e-3,4e-3] [--device cuda]
 
-Each form with each seed and learning rate is a run folder below --out, resumed where it stopped, so that several
-processes may share the forms between them and one call for all, behind them, makes the table. Of every form the hidden
-size is the one whose model has the nearest number of parameters to the ERU's.
+Each form with each seed and learning rate is a run folder below --out, resumed where it stopped. The table is of
+all that are there, so several calls may share the work. Of every form the hidden size is the one whose model has the
+nearest number of parameters to the ERU's.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from eru.lm.recipes import Recipe, build_model, make_recipe
 from eru.lm.tokenizer import build_tokenizer
 from eru.lm.tokens import encode_corpus
 from eru.lm.train import fit
-from eru.training import Ranks, RunFolder, seed_everything
+from eru.training import Ranks, RunFolder, read_json, seed_everything, write_json
 
 # Far from convergence dropout only slows; the paper's 0.5 belongs to 200 epochs.
 COMMON = {
@@ -76,14 +76,18 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
     seed_everything(recipe.seed)
     model = make_model(form, recipe, tokenizer.vocab_size).to(ranks.device)
     fit(model, job)
-    return {
+    row = {
         "form": form,
         "seed": recipe.seed,
         "learning_rate": recipe.learning_rate,
+        "batch_size": recipe.batch_size,
+        "precision": precision,
         "hidden_size": model.layers[0].hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "valid_perplexity": [round(math.exp(record["valid_loss"]), 2) for record in folder.epochs()],
     }
+    write_json(path / "row.json", row)
+    return row
 
 
 def main() -> None:
@@ -104,18 +108,16 @@ def main() -> None:
     changes = COMMON | ({} if args.batch_size is None else {"batch_size": args.batch_size})
     rates = [float(rate) for rate in args.rates.split(",")]
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    rows = []
     for form, rate in product(args.forms.split(","), rates):
         found = []
         for seed in seeds:
             recipe = make_recipe(args.recipe, epochs=args.epochs, seed=seed, learning_rate=rate, **changes)
             path = args.out / args.recipe / f"{form.replace(' ', '-')}-{rate:g}-{seed}"
             found.append(measure(form, recipe, corpus, path, args.device, args.precision))
-        rows += found
         last = [row["valid_perplexity"][-1] for row in found]
         print(f"{form:16s}{rate:<8g}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
-    recipe = {"name": args.recipe, "epochs": args.epochs, "precision": args.precision, **changes}
-    write_result(f"input_maps_{args.recipe}", {"recipe": recipe, "rows": rows}, args.device)
+    rows = [read_json(path) for path in sorted((args.out / args.recipe).glob("*/row.json"))]
+    write_result(f"input_maps_{args.recipe}", {"recipe": {"name": args.recipe, **COMMON}, "rows": rows}, args.device)
 
 
 if __name__ == "__main__":
