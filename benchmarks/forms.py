@@ -80,6 +80,7 @@ FORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "time": partial(SequenceEESP, conv_axis="time"),
     "kernel 1": partial(SequenceEESP, kernel_size=1),
     "lstm": dense_gates,
+    "one group": partial(SequenceEESP, groups=1),
     "no fusion": partial(SequenceEESP, fusion=False),
     "residual": Residual,
     "activation": Activated,
