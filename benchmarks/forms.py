@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eru.eesp import EESP
+from eru.eesp import EESP, dilations
 from eru.lm.model import dense_gates
 from eru.sequence import SequenceEESP
 
@@ -42,6 +43,31 @@ class Activated(EESP):
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, M) -> (T, B, 4H)."""
         return super().forward(x.flatten(0, 1).unsqueeze(-1)).squeeze(-1).unflatten(0, x.shape[:2])
+
+
+class SharedReduce(nn.Module):
+    """The unit with one dense reduce and one set of branches that all gates share; only the expand has groups."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.width = math.ceil(output_size / GATES**3) * GATES  # as fit_sizes
+        self.reduce = nn.Parameter(torch.randn(self.width, input_size) / math.sqrt(input_size))
+        self.branches = nn.ModuleList(
+            nn.Conv1d(GATES, GATES, 3, padding=dilation, dilation=dilation, groups=GATES, bias=False)
+            for dilation in dilations()
+        )
+        self.expand = nn.Parameter(torch.randn(len(self.branches), self.width, output_size // len(self.branches)))
+        nn.init.normal_(self.expand, std=1 / math.sqrt(self.width))
+        for number, branch in enumerate(self.branches, start=1):  # as EESP.reset_parameters
+            nn.init.zeros_(branch.weight)
+            nn.init.normal_(branch.weight[..., 1], std=1 / math.sqrt(number))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, M) -> (T, B, 4H)."""
+        identity = torch.eye(self.width, device=x.device, dtype=self.reduce.dtype).unflatten(1, (GATES, -1))
+        fused = torch.stack(list(accumulate(branch(identity) for branch in self.branches))).flatten(2)  # (K, d, d)
+        parts = torch.bmm(fused, self.expand).unflatten(2, (GATES, -1))  # (K, d, gate, H / K)
+        return F.linear(F.linear(x, self.reduce), parts.permute(2, 0, 3, 1).flatten(0, 2))
 
 
 class Grouped(nn.Module):
@@ -84,6 +110,7 @@ FORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "no fusion": partial(SequenceEESP, fusion=False),
     "residual": Residual,
     "activation": Activated,
+    "shared reduce": SharedReduce,
     "low rank": LowRank,
     "grouped linear": Grouped,
 }
