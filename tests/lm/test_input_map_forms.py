@@ -1,15 +1,21 @@
 """The input maps that the benchmark compares with the ERU's."""
 
 import importlib
+import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
 from eru import ERU
+from eru.lm.evaluate import evaluate
 from eru.lm.recipes import build_model, make_recipe
+from eru.lm.tokenizer import build_tokenizer
+from eru.lm.tokens import encode_corpus
 from eru.sequence import SequenceEESP
+from eru.training import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +97,41 @@ def test_every_map_learns_in_a_layer(forms):
         output, _ = layer(x)
         output.square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters()), form
+
+
+@pytest.fixture
+def call(input_maps, corpus, tmp_path, monkeypatch):
+    """``call(*options)`` trains on the tests' text for an epoch and gives the table that was written."""
+    monkeypatch.setattr(input_maps, "load_corpus", lambda name, data_dir: corpus)
+    monkeypatch.setattr(sys.modules["environment"], "RESULTS", tmp_path)
+
+    def run(*options):
+        common = ["--recipe", "small", "--epochs", "1", "--batch-size", "4", "--precision", "float32", "--out"]
+        monkeypatch.setattr(sys, "argv", ["input_maps.py", *common, str(tmp_path / "runs"), *options])
+        input_maps.main()
+        return json.loads((tmp_path / "input_maps_small.json").read_text())["rows"]
+
+    return run
+
+
+def test_the_table_has_a_row_for_every_run_folder(call, tmp_path):
+    (first,) = call("--forms", "low rank", "--rates", "4e-3")
+    metrics = tmp_path / "runs" / "small" / "low-rank-0.004-1" / "metrics.jsonl"
+    before = metrics.read_bytes()
+    rows = call("--forms", "low rank,lstm", "--rates", "4e-3", "--seeds", "1,2")
+    found = sorted((row["form"], row["seed"]) for row in rows)
+    assert found == list(product(("low rank", "lstm"), (1, 2)))
+    assert first in rows
+    assert metrics.read_bytes() == before, "a finished form was trained again"
+
+
+def test_a_row_tells_how_well_the_trained_form_predicts(call, input_maps, corpus, tmp_path):
+    (row,) = call("--forms", "shared reduce")
+    tokenizer = build_tokenizer("word", corpus.lines("train"), None)
+    recipe = make_recipe("small", **input_maps.COMMON)
+    model = input_maps.make_model("shared reduce", recipe, tokenizer.vocab_size)
+    model.load_state_dict(RunFolder.open(tmp_path / "runs" / "small" / "shared-reduce-0.002-1").load_weights("cpu"))
+    expected = evaluate(model, encode_corpus(corpus, tokenizer)["valid"].ids, batch_size=4).perplexity
+    assert row["valid_perplexity"] == [pytest.approx(expected, abs=0.006)]
+    assert row["parameters"] == sum(p.numel() for p in model.parameters())
+    assert row["hidden_size"] == model.layers[0].hidden_size
