@@ -105,7 +105,7 @@ def test_without_kernels_the_other_path_is_taken_and_the_reason_told(
     monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("ERU_NATIVE", raising=False)
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr("eru.paths._said", set())
+    monkeypatch.setattr("eru.fast_paths._said", set())
     gates = torch.zeros(3, 2, 8)
     assert reason in native.refusal()
     assert resolve_backend("auto", gates) == "cpu"

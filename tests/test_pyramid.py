@@ -298,7 +298,7 @@ def test_says_why_it_cannot_run(x, message):
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on the CPU")
 @torch.no_grad()
 def test_on_the_cpu_the_convolutions_run_after_one_warning(monkeypatch):
-    monkeypatch.setattr("eru.paths._said", set())
+    monkeypatch.setattr("eru.fast_paths._said", set())
     model, x = vision.create_model("espnetv2_050", num_classes=10).eval(), torch.randn(1, 3, 32, 32)
     fast = vision.optimize(model, fused=True)
     with pytest.warns(UserWarning, match=r"fused=True: the kernel cannot run: .*; the convolutions do") as warned:

@@ -316,7 +316,7 @@ def operators(inputs):
 
 
 def test_a_path_that_cannot_run_gives_way_with_one_warning(monkeypatch):
-    monkeypatch.setattr("eru.paths._said", set())
+    monkeypatch.setattr("eru.fast_paths._said", set())
     gates = torch.zeros(70, 2, 8, dtype=torch.float64)
     with pytest.warns(
         UserWarning, match=r"backend='triton' cannot run: gates are torch.float64; another path is taken"

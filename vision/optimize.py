@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eru.eesp import EESP
-from eru.paths import warn_once
+from eru.fast_paths import warn_once
 from eru.pyramid import pack_taps, split_transform_fuse, supports
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eru.paths import triton_refusal
+from eru.fast_paths import triton_refusal
 
 __all__ = ["pack_taps", "split_transform_fuse", "supports"]
 

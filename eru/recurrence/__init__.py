@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from eru import native
 from eru.autocast import product_dtype, without_autocast
-from eru.paths import warn_once
+from eru.fast_paths import warn_once
 from eru.recurrence import cpu, naive, triton
 
 __all__ = ["Backend", "lstm_scan", "resolve_backend"]

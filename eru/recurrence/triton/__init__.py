@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eru.paths import triton_refusal
+from eru.fast_paths import triton_refusal
 from eru.recurrence import cpu
 
 __all__ = ["lstm_scan", "supports"]
