@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from environment import write_result
 from forms import FORMS
+from ptb import places
 
 from eru.lm.batches import Streams
 from eru.lm.corpus import Corpus, load_corpus
@@ -67,7 +68,8 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
     """Train one form to its end; its size and its validation perplexity after every epoch."""
     tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
     splits = encode_corpus(corpus, tokenizer)
-    config = {"form": form, "precision": precision, "recipe": asdict(recipe)}
+    data = {"fingerprint": corpus.fingerprint}
+    config = {"form": form, "precision": precision, "data": data, "recipe": asdict(recipe)}
     folder = RunFolder.open(path) if (path / "config.json").exists() else RunFolder.create(path, config)
     folder.check_same_config(config)
     ranks = Ranks.from_environment(device)
@@ -77,11 +79,8 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
     model = make_model(form, recipe, tokenizer.vocab_size).to(ranks.device)
     fit(model, job)
     row = {
-        "form": form,
-        "seed": recipe.seed,
-        "learning_rate": recipe.learning_rate,
-        "batch_size": recipe.batch_size,
-        "precision": precision,
+        **config,
+        "places": places(folder),
         "hidden_size": model.layers[0].hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "valid_perplexity": [round(math.exp(record["valid_loss"]), 2) for record in folder.epochs()],
@@ -117,7 +116,7 @@ def main() -> None:
         last = [row["valid_perplexity"][-1] for row in found]
         print(f"{form:16s}{rate:<8g}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
     rows = [read_json(path) for path in sorted((args.out / args.recipe).glob("*/row.json"))]
-    write_result(f"input_maps_{args.recipe}", {"recipe": {"name": args.recipe, **COMMON}, "rows": rows}, args.device)
+    write_result(f"input_maps_{args.recipe}", {"rows": rows}, args.device)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ text is looked at too; a file that holds a test figure is never written anew. Th
 """
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from eru.lm.corpus import Corpus, load_corpus
 from eru.lm.evaluate import evaluate_run, perplexity_of
 from eru.lm.recipes import make_recipe
 from eru.lm.run import TRAINED, LanguageModelRun, open_run
-from eru.training import read_json, write_json
+from eru.training import RunFolder, read_json, write_json
 
 PTB = RESULTS / "ptb"
 
@@ -43,18 +42,18 @@ def course(run: LanguageModelRun) -> list[dict[str, Any]]:
     return rows
 
 
-def places(run: LanguageModelRun) -> list[dict[str, Any]]:
-    """The device, threads and torch of each call that trained the run, equal ones once."""
-    names = ("device", "threads", "torch")
-    calls = [record for record in run.folder.metrics() if record["event"] in ("start", "resume")]
-    found = [{name: record[name] for name in names} for record in calls if "device" in record]
+def places(folder: RunFolder) -> list[dict[str, Any]]:
+    """Where each call that trained the run computed, equal ones once; a run older than this record has none."""
+    names = ("device", "threads", "variables", "torch")
+    calls = [record for record in folder.metrics() if record["event"] in ("start", "resume")]
+    found = [{name: record[name] for name in names if name in record} for record in calls if "device" in record]
     return [place for number, place in enumerate(found) if place not in found[:number]]
 
 
 def start_name(run: str, weights: str) -> str:
     """The run that another started from, as a command names it: the package's own copy where its weights are those."""
-    packaged = TRAINED / run / "model.safetensors"
-    is_packaged = packaged.exists() and hashlib.sha256(packaged.read_bytes()).hexdigest() == weights
+    packaged = RunFolder(TRAINED / run, {})
+    is_packaged = packaged.weights_path.exists() and packaged.weights_sha256() == weights
     return run if is_packaged else f"runs/{run}"
 
 
@@ -91,7 +90,7 @@ def result_of(run: LanguageModelRun, corpus: Corpus, device: str, *, test: bool)
             "command": train_command(run, epochs[-1]["epoch"]),
             "fingerprint": corpus.fingerprint,
             **{field: config[field] for field in ("precision", "processes", "versions", "start") if field in config},
-            "places": places(run),
+            "places": places(run.folder),
             "recipe": asdict(run.recipe),
         },
         "parameters": sum(p.numel() for p in run.build_model().parameters()),
@@ -133,14 +132,15 @@ def add_reports(folder: Path, files: Sequence[Path], out: Path) -> dict[str, Any
         ValueError: no result yet, or a file that holds no report of this run, or one that is there already.
     """
     name = folder.resolve().name
+    weights = open_run(folder).folder.weights_sha256()
     result = read_json(out / f"{name}.json")
     for file in files:
         report = read_json(file)
-        if not isinstance(report, dict) or not {"run", "split", "perplexity"} <= report.keys():
+        if not isinstance(report, dict) or not {"run", "weights", "split", "perplexity"} <= report.keys():
             raise ValueError(f"{file} holds no report of lm-eval --json")
-        report = {**report, "run": Path(report["run"]).name}
-        if report["run"] != name:
-            raise ValueError(f"{file} is a report of the run {report['run']}, not of {name}")
+        if report["weights"] != weights:
+            raise ValueError(f"{file} is a report of other weights, those of {report['run']}, than {folder} has")
+        report = {**report, "run": name}
         if report in result["evaluations"]:
             raise ValueError(f"{file} is in {out / name}.json already")
         result["evaluations"].append(report)

@@ -21,8 +21,9 @@ PICTURE = Path(__file__).parents[1] / "docs" / "ptb-curves.png"
 
 def epochs_before(result: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> int:
     """Epochs behind the weights that a run started from, where its parent's result is there too."""
-    parent = results.get(result["training"].get("start", {}).get("run"))
-    return 0 if parent is None else epochs_before(parent, results) + parent["epochs"]
+    others = {name: other for name, other in results.items() if name != result["run"]}
+    parent = others.get(result["training"].get("start", {}).get("run"))
+    return 0 if parent is None else epochs_before(parent, others) + parent["epochs"]
 
 
 def figure_of(results: Sequence[Mapping[str, Any]]) -> Figure:

@@ -1,7 +1,9 @@
 """Where a language model's training stands: all that changes from step to step, and its way to the disk and back."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -85,19 +87,29 @@ class Training:
 
         It holds the carried state and the generators of the first process. The others carry nothing over and seed
         generators of their own.
+
+        Raises:
+            ValueError: a checkpoint that is broken, or of another model or optimiser.
         """
         saved = folder.load_state()
         if saved is not None:
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            if saved["average"] is not None:
-                self.average = WeightAverage(self.model)
-                self.average.load_state_dict(saved["average"])
-            self.position = Position(**saved["position"])
+            try:
+                self._load(saved, ranks)
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = f"{type(error).__name__}: {str(error).splitlines()[-1].strip()}"
+                raise ValueError(f"{folder.state_path} does not fit its config.json: {reason}") from error
         if not ranks.is_main:
             seed_everything((seed + 1_000_003 * ranks.rank + self.position.step) % 2**32)
-        elif saved is not None:
+        return saved is not None
+
+    def _load(self, saved: Mapping[str, Any], ranks: Ranks) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if saved["average"] is not None:
+            self.average = WeightAverage(self.model)
+            self.average.load_state_dict(saved["average"])
+        self.position = Position(**saved["position"])
+        if ranks.is_main:
             carried = saved["carried"]
             self.carried = carried and [tuple(part.to(ranks.device) for part in layer) for layer in carried]
             set_rng_state(saved["rng"])
-        return saved is not None

@@ -101,6 +101,7 @@ class Report:
 
     Attributes:
         run: the run folder.
+        weights: SHA-256 of its weights' file.
         data: the corpus.
         split: of the corpus.
         tokens: predictions made.
@@ -115,6 +116,7 @@ class Report:
     """
 
     run: str
+    weights: str
     data: str
     split: str
     tokens: int
@@ -171,6 +173,7 @@ def evaluate_run(
     found = Evaluation(len(tokens.ids) - 1, losses(model, tokens.ids, grid, rms).item())
     return Report(
         run=str(run.folder.path),
+        weights=run.folder.weights_sha256(),
         data=corpus.name,
         split=split,
         tokens=found.tokens,

@@ -60,7 +60,7 @@ class Recipe:
         weight_dropout: on the recurrent weights.
         locked: one dropout mask over time in place of a fresh one per step.
         activation_regularization: factor of the mean square of the dropped outputs (AR).
-        temporal_regularization: factor of the mean square of their change from step to step (TAR).
+        temporal_regularization: factor of the mean square of the undropped outputs' change from step to step (TAR).
         epochs: passes over the training text, in total.
         batch_size: streams read side by side.
         bptt: steps through which gradients flow.

@@ -4,6 +4,7 @@ import hashlib
 import platform
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -62,17 +63,23 @@ class LanguageModelRun:
         The copy opens as the run does, and a new run can start from it; it does not resume.
 
         Args:
-            out: its folder, which must hold no run.
+            out: its folder, which must not be there yet; it appears when it is complete.
 
         Raises:
-            ValueError: a folder that holds a run, or no weights to copy.
+            ValueError: something in the folder's place, or no weights to copy.
         """
+        out = Path(out)
+        if out.exists():
+            raise ValueError(f"out={str(out)!r} is there already: choose a folder that is not")
         weights = {name: weight.bfloat16() for name, weight in self.folder.load_weights().items()}
-        copy = RunFolder.create(out, self.folder.config)
-        copy.save_weights(weights)
-        self.tokenizer.save(copy.path / "tokenizer")
-        if self.folder.card_path.exists():
-            copy.write_card(self.folder.card_path.read_text(encoding="utf-8"))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as draft:
+            copy = RunFolder.create(Path(draft) / out.name, self.folder.config)
+            copy.save_weights(weights)
+            self.tokenizer.save(copy.path / "tokenizer")
+            if self.folder.card_path.exists():
+                copy.write_card(self.folder.card_path.read_text(encoding="utf-8"))
+            copy.path.rename(out)
 
 
 def open_run(path: str | Path) -> LanguageModelRun:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from eru.training import (
     WeightAverage,
     check_finite,
     has_stalled,
+    machine,
     plot_curve,
     seed_everything,
 )
@@ -40,7 +41,7 @@ class Result:
     Attributes:
         run: the run folder.
         parameters: of the model, tied ones once.
-        finished: whether it has come to its end; otherwise a resumed call goes on.
+        finished: whether it has come to the last epoch that this call was given; otherwise a resumed call goes on.
         epochs: completed.
         steps: done.
         train_tokens: tokens of the training text.
@@ -86,7 +87,8 @@ def train(
 
     The schedule runs over the recipe's epochs (over ``epochs`` where a new run is given more); ``epochs`` and
     ``max_steps`` say where to stop, counted from the very start of the run, and ``stop`` says when. A run stopped by
-    any of them and resumed, in a copy of its folder too, equals one that was never stopped.
+    any of them and resumed, in a copy of its folder too, equals one that was never stopped (with several processes but
+    for the state that the others carry and their draws, see :meth:`eru.lm.checkpoint.Training.restore`).
 
     Args:
         recipe: what to do.
@@ -192,7 +194,9 @@ def _train_epochs(job: Job, training: Training, quiet: bool) -> None:
     """Train until the run or the call is over, with a checkpoint after every epoch."""
     position, folder, is_main = training.position, job.folder, job.ranks.is_main
     if is_main and not job.is_over(position):
-        folder.log({"event": "resume" if position.step else "start", "step": position.step, **_place(job.ranks)})
+        folder.log(
+            {"event": "resume" if position.step else "start", "step": position.step, **machine(job.ranks.device)}
+        )
     complete = True
     with Progress(job.total_steps, first_step=position.step, quiet=quiet) as progress:
         while complete and not job.is_over(position) and not job.is_stopped():
@@ -201,13 +205,6 @@ def _train_epochs(job: Job, training: Training, quiet: bool) -> None:
             if is_main:
                 training.save(folder)
                 plot_curve(folder.metrics(), folder.curve_path)
-
-
-def _place(ranks: Ranks) -> dict[str, Any]:
-    """Where this call computes, for the record."""
-    device = ranks.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def _train_epoch(job: Job, training: Training, progress: Progress) -> bool:

@@ -8,6 +8,7 @@ from eru.training.averaging import WeightAverage, has_stalled
 from eru.training.curves import plot_curve
 from eru.training.distributed import Ranks
 from eru.training.files import atomic_write, read_json, write_json
+from eru.training.machine import machine
 from eru.training.numerics import NonFiniteLossError, check_finite
 from eru.training.progress import Progress
 from eru.training.rng import rng_state, seed_everything, set_rng_state
@@ -25,6 +26,7 @@ __all__ = [
     "check_finite",
     "constant",
     "has_stalled",
+    "machine",
     "make_schedule",
     "plot_curve",
     "read_json",

@@ -1,5 +1,6 @@
 """The run folder: everything one training run leaves behind, and all that a later command needs."""
 
+import hashlib
 import json
 import math
 import os
@@ -249,6 +250,17 @@ class RunFolder:
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{self.weights_path} is broken: {error}") from error
         return tensors | {name: tensors[stored] for name, stored in aliases.items()}
+
+    def weights_sha256(self) -> str:
+        """SHA-256 of `model.safetensors`, by which results say whose they are.
+
+        Raises:
+            ValueError: If there are no weights yet.
+        """
+        if not self.weights_path.exists():
+            raise ValueError(f"no weights yet: {self.weights_path} is missing, train the run first")
+        with self.weights_path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Write the training state to `state.pt`.

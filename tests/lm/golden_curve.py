@@ -29,7 +29,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
     for split, lines in (("train", 60), ("valid", 12), ("test", 12)):
         text = "".join(" ".join(draw.choices(words, range(10, 0, -1), k=9)) + "\n" for _ in range(lines))
         (folder / f"{split}.txt").write_text(text)
-    # No dropout: its draws differ between builds of torch. Everything else that a recipe can ask for is on.
+    # No dropout: its draws differ between builds of torch.
     recipe = make_recipe(
         "small",
         embedding_size=12,

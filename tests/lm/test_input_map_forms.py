@@ -24,7 +24,7 @@ def input_maps():
         patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
         module = importlib.import_module("input_maps")
         yield module
-        for name in ("input_maps", "forms", "environment"):
+        for name in ("input_maps", "forms", "ptb", "environment"):
             del sys.modules[name]
 
 
@@ -96,7 +96,7 @@ def test_every_map_learns_in_a_layer(forms):
         layer = ERU(8, 16, input_transform=make)
         output, _ = layer(x)
         output.square().sum().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters()), form
+        assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in layer.parameters()), form
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_table_has_a_row_for_every_run_folder(call, tmp_path):
     metrics = tmp_path / "runs" / "small" / "low-rank-0.004-1" / "metrics.jsonl"
     before = metrics.read_bytes()
     rows = call("--forms", "low rank,lstm", "--rates", "4e-3", "--seeds", "1,2")
-    found = sorted((row["form"], row["seed"]) for row in rows)
+    found = sorted((row["form"], row["recipe"]["seed"]) for row in rows)
     assert found == list(product(("low rank", "lstm"), (1, 2)))
     assert first in rows
     assert metrics.read_bytes() == before, "a finished form was trained again"
@@ -135,3 +135,4 @@ def test_a_row_tells_how_well_the_trained_form_predicts(call, input_maps, corpus
     assert row["valid_perplexity"] == [pytest.approx(expected, abs=0.006)]
     assert row["parameters"] == sum(p.numel() for p in model.parameters())
     assert row["hidden_size"] == model.layers[0].hidden_size
+    assert row["data"] == {"fingerprint": corpus.fingerprint}

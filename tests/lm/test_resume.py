@@ -262,13 +262,28 @@ def test_a_new_runs_schedule_spans_all_the_epochs_it_is_told_to_do(corpus, tmp_p
     assert_same_run(tmp_path / "told", tmp_path / "recipe")
 
 
-def test_a_resumed_run_is_not_trained_at_rate_zero(whole, corpus):
-    recipe, folder = whole
-    if recipe.schedule == "cosine":
-        before = contents(folder)
-        with pytest.raises(ValueError, match=r"epochs=9: .* after 3 epochs"):
-            train(recipe, corpus, folder, resume=True, epochs=9, quiet=True)
-        assert contents(folder) == before
+def test_a_resumed_run_is_not_trained_at_rate_zero(corpus, tmp_path):
+    recipe = tiny(**COSINE)
+    train(recipe, corpus, tmp_path / "run", max_steps=1, quiet=True)
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"epochs=9: .* after {recipe.epochs} epochs"):
+        train(recipe, corpus, tmp_path / "run", resume=True, epochs=9, quiet=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_its_name(corpus, tmp_path):
+    for name, changes in (("run", {}), ("wider", {"hidden_size": 12})):
+        train(tiny(**COSINE, **changes), corpus, tmp_path / name, max_steps=1, quiet=True)
+    run, wider = (RunFolder.open(tmp_path / name) for name in ("run", "wider"))
+    state = run.load_state()
+    for broken, reason in (
+        (wider.load_state(), "RuntimeError: size mismatch"),
+        ({name: part for name, part in state.items() if name != "optimizer"}, "KeyError: 'optimizer'"),
+        ({**state, "position": {"epochs": 1}}, "TypeError: .*'epochs'"),
+    ):
+        run.save_state(broken)
+        with pytest.raises(ValueError, match=rf"state\.pt does not fit its config\.json: {reason}"):
+            train(tiny(**COSINE), corpus, run.path, resume=True, quiet=True)
 
 
 def test_resume_refuses_another_run(whole, corpus, make_corpus, tmp_path):

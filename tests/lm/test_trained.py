@@ -41,14 +41,15 @@ def test_a_published_run_is_the_run_in_bfloat16(run, tmp_path):
 
 def test_a_new_run_starts_from_a_published_one(run, corpus, tmp_path):
     run.publish(tmp_path / "copy")
-    result = train(run.recipe, corpus, tmp_path / "new", start=tmp_path / "copy", max_steps=1, quiet=True)
-    assert result.steps == 1
+    train(run.recipe, corpus, tmp_path / "new", start=tmp_path / "copy", max_steps=0, quiet=True)
+    weights, new = (open_run(tmp_path / name).load_model().state_dict() for name in ("copy", "new"))
+    assert all(torch.equal(weights[name], weight) for name, weight in new.items())
 
 
 def test_publishing_overwrites_no_run_and_needs_weights(run, tmp_path):
     run.publish(tmp_path / "copy")
     before = contents(tmp_path / "copy")
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="copy' is there already"):
         run.publish(tmp_path / "copy")
     assert contents(tmp_path / "copy") == before
     shutil.copytree(run.folder.path, tmp_path / "without")

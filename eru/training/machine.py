@@ -1,0 +1,41 @@
+"""Where a process computes, for the record of a training or a measurement."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["machine"]
+
+# What changes the speed from outside of a program: threads that wait awake or not, where they may run, huge pages.
+_SPEED = ("OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "THP_MEM_ALLOC_ENABLE", "ERU_BACKEND", "ERU_NATIVE")
+
+
+def machine(device: str | torch.device) -> dict[str, Any]:
+    """Name of the device (of the processor, where it is the CPU), threads, variables that change the speed, torch.
+
+    Args:
+        device: where it computes.
+
+    Example:
+        >>> sorted(machine("cpu"))
+        ['device', 'threads', 'torch', 'variables']
+    """
+    device = torch.device(device)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "variables": {name: os.environ[name] for name in _SPEED if name in os.environ},
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
