@@ -25,6 +25,17 @@ class Residual(SequenceEESP):
         return gates + x.repeat(1, 1, GATES) if self.in_channels == self.out_channels else gates
 
 
+class Identity(SequenceEESP):
+    """The unit whose branches start as if they were not there: the first is the identity, the others zero."""
+
+    def reset_parameters(self) -> None:
+        """Reduce and expand as ever."""
+        for weight in (self.reduce_weight, self.expand_weight):
+            nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()))
+        nn.init.zeros_(self.branch_weight)
+        nn.init.ones_(self.branch_weights()[0].detach()[..., self.kernel_size // 2])
+
+
 class Activated(EESP):
     """The unit with PReLU after the reduce and the fused branches, as in vision; none on the gates themselves."""
 
@@ -46,9 +57,12 @@ class Activated(EESP):
 
 
 class SharedReduce(nn.Module):
-    """The unit with one dense reduce and one set of branches that all gates share; only the expand has groups."""
+    """The unit with one dense reduce and one set of branches that all gates share; only the expand has groups.
 
-    def __init__(self, input_size: int, output_size: int) -> None:
+    Its branches start as the identity, or with ``drawn_taps`` as :class:`eru.eesp.EESP`'s do.
+    """
+
+    def __init__(self, input_size: int, output_size: int, *, drawn_taps: bool = False) -> None:
         super().__init__()
         self.width = math.ceil(output_size / GATES**3) * GATES  # as fit_sizes
         self.reduce = nn.Parameter(torch.randn(self.width, input_size) / math.sqrt(input_size))
@@ -58,9 +72,12 @@ class SharedReduce(nn.Module):
         )
         self.expand = nn.Parameter(torch.randn(len(self.branches), self.width, output_size // len(self.branches)))
         nn.init.normal_(self.expand, std=1 / math.sqrt(self.width))
-        for number, branch in enumerate(self.branches, start=1):  # as EESP.reset_parameters
+        for number, branch in enumerate(self.branches, start=1):
             nn.init.zeros_(branch.weight)
-            nn.init.normal_(branch.weight[..., 1], std=1 / math.sqrt(number))
+            if drawn_taps:
+                nn.init.normal_(branch.weight[..., 1], std=1 / math.sqrt(number))
+        if not drawn_taps:
+            nn.init.ones_(self.branches[0].weight[..., 1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, M) -> (T, B, 4H)."""
@@ -103,6 +120,7 @@ class LowRank(nn.Module):
 
 FORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "feature": SequenceEESP,
+    "identity taps": Identity,
     "time": partial(SequenceEESP, conv_axis="time"),
     "kernel 1": partial(SequenceEESP, kernel_size=1),
     "lstm": dense_gates,
@@ -111,6 +129,7 @@ FORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "residual": Residual,
     "activation": Activated,
     "shared reduce": SharedReduce,
+    "shared reduce drawn": partial(SharedReduce, drawn_taps=True),
     "low rank": LowRank,
     "grouped linear": Grouped,
 }
