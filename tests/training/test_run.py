@@ -1,4 +1,5 @@
 import ast
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -302,3 +303,11 @@ def test_public_names():
     assert eru.training.__all__ == sorted(eru.training.__all__)
     for name in eru.training.__all__:
         assert hasattr(eru.training, name)
+
+
+def test_the_weights_digest_is_that_of_their_file(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    with pytest.raises(ValueError, match="no weights yet"):
+        run.weights_sha256()
+    run.save_weights({"weight": torch.ones(3)})
+    assert run.weights_sha256() == hashlib.sha256(run.weights_path.read_bytes()).hexdigest()
