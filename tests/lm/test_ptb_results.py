@@ -212,7 +212,7 @@ def test_a_run_from_anothers_weights_is_drawn_behind_it(ptb):
     assert epochs == {"first": [1, 2, 3], "second": [4, 5], "third": [6], "lost": [1], "namesake": [1]}
 
 
-PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results" / "ptb").glob("*.json"))
+PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results" / "ptb").rglob("*.json"))
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
