@@ -45,6 +45,18 @@ def test_every_perplexity_is_in_a_result_file(file, heading, results):
     assert quoted - held <= OTHERS
 
 
+def test_no_test_figure_and_no_ablation_is_kept_back():
+    """What was read from the test text once is told, whatever it is."""
+    found = {path: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results" / "ptb").rglob("*.json")}
+    held = [result["exact_test_perplexity"] for result in found.values() if "exact_test_perplexity" in result]
+    held += [report["perplexity"] for result in found.values() for report in result["evaluations"]]
+    held += [one["course"][-1]["valid_perplexity"] for path, one in found.items() if path.parent.name == "ablation"]
+    assert len(held) > 10
+    assert {f"{perplexity:.2f}" for perplexity in held} <= set(
+        re.findall(r"\d+\.\d\d", section("docs/results.md", None))
+    )
+
+
 def test_every_parameter_count_is_in_a_result_file():
     files = [*(ROOT / "benchmarks" / "results").rglob("*.json")]
     held = {f"{number:,}" for path in files for number in numbers(json.loads(path.read_text()))}
