@@ -14,7 +14,7 @@ _SPEED = ("OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "THP_MEM_ALLO
 
 
 def machine(device: str | torch.device) -> dict[str, Any]:
-    """Name of the device (of the processor, where it is the CPU), threads, variables that change the speed, torch.
+    """Name of the device (where it has one, else its type), threads, variables that change the speed, torch.
 
     Args:
         device: where it computes.
@@ -23,13 +23,18 @@ def machine(device: str | torch.device) -> dict[str, Any]:
         >>> sorted(machine("cpu"))
         ['device', 'threads', 'torch', 'variables']
     """
-    device = torch.device(device)
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": _name(torch.device(device)),
         "threads": torch.get_num_threads(),
         "variables": {name: os.environ[name] for name in _SPEED if name in os.environ},
         "torch": torch.__version__,
     }
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _processor() if device.type == "cpu" else device.type
 
 
 def _processor() -> str:
