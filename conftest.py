@@ -8,4 +8,4 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Doctest collection cannot import these where Triton is not installed.
-collect_ignore_glob = [] if find_spec("triton") else ["eru/recurrence/triton/[!_]*.py", "eru/pyramid/kernel.py"]
+collect_ignore_glob = [] if find_spec("triton") else ["vision/branches/kernel.py"]

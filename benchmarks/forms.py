@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eru.eesp import EESP, dilations
+from eru.gates import SequenceEESP
 from eru.lm.model import dense_gates
-from eru.sequence import SequenceEESP
 
 GATES = 4
 

@@ -23,12 +23,12 @@ from forms import FORMS
 from ptb import places
 
 from eru.lm.batches import Streams
-from eru.lm.corpus import Corpus, load_corpus
 from eru.lm.job import Job
 from eru.lm.model import LanguageModel, nearest_hidden_size
 from eru.lm.recipes import Recipe, build_model, make_recipe
-from eru.lm.tokenizer import build_tokenizer
-from eru.lm.tokens import encode_corpus
+from eru.lm.text.corpus import Corpus, load_corpus
+from eru.lm.text.tokenizer import build_tokenizer
+from eru.lm.text.tokens import encode_corpus
 from eru.lm.train import fit
 from eru.training import Ranks, RunFolder, read_json, seed_everything, write_json
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from environment import RESULTS, environment
 
-from eru.lm.corpus import Corpus, load_corpus
 from eru.lm.evaluate import evaluate_run, perplexity_of
 from eru.lm.recipes import make_recipe
-from eru.lm.run import TRAINED, LanguageModelRun, open_run
+from eru.lm.run_folder import TRAINED, LanguageModelRun, open_run
+from eru.lm.text.corpus import Corpus, load_corpus
 from eru.training import RunFolder, read_json, write_json
 
 PTB = RESULTS / "ptb"

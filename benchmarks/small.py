@@ -12,10 +12,10 @@ from pathlib import Path
 
 from environment import write_result
 
-from eru.lm.corpus import Corpus, load_corpus
 from eru.lm.evaluate import evaluate_run
 from eru.lm.recipes import make_recipe
-from eru.lm.run import open_run
+from eru.lm.run_folder import open_run
+from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.train import train
 
 

@@ -2,10 +2,10 @@
 
 from eru.cell import ERUCell
 from eru.eesp import EESP, EESP1d, EESP2d, EESP3d
+from eru.gates import SequenceEESP
+from eru.inference import optimize
 from eru.layer import ERU
-from eru.optimize import optimize
 from eru.recurrence import lstm_scan
-from eru.sequence import SequenceEESP
 from eru.strided import StridedEESP
 
 __version__ = "0.1.0"

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from eru.gates import SequenceEESP
 from eru.recurrence.naive import lstm_step
-from eru.sequence import SequenceEESP
 
 InputTransform = Callable[[int, int], nn.Module]
 State = tuple[Tensor, ...]

@@ -7,13 +7,13 @@ from typing import Any
 import click
 import torch
 
-from eru.lm.adaptation import make_grid, parse_values
-from eru.lm.corpus import load_corpus
+from eru.lm.adapt.search import make_grid, parse_values
 from eru.lm.evaluate import Report, evaluate_run
 from eru.lm.generate import generate_text
 from eru.lm.job import time_limit
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
-from eru.lm.run import LanguageModelRun, open_run
+from eru.lm.run_folder import LanguageModelRun, open_run
+from eru.lm.text.corpus import load_corpus
 from eru.lm.train import train
 from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say, speaks
 

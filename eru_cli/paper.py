@@ -6,7 +6,7 @@ from itertools import groupby
 import click
 
 from eru_cli.options import answer, as_json
-from eru_cli.paper_tables import Row, paper_rows
+from vision.paper import Row, paper_rows
 
 
 @click.command("paper")

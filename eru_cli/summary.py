@@ -9,7 +9,7 @@ import click
 
 from eru.complexity import Stage, stages
 from eru.lm.recipes import RECIPES, build_model, make_recipe
-from eru.lm.run import open_run
+from eru.lm.run_folder import open_run
 from eru_cli.options import answer, as_json
 from vision import create_model, list_models
 

@@ -45,7 +45,7 @@ print("\\n".join(sorted(set(sys.modules) - before)))
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert "eru.layer" in loaded
-    upper = ("vision", "eru_cli", "eru.lm", "eru.training", "eru.complexity", "eru.recurrence.traced")
+    upper = ("vision", "eru_cli", "eru.lm", "eru.training", "eru.complexity", "eru.recurrence.export")
     for name in (*OPTIONAL, *upper, "torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         assert not [module for module in loaded if module == name or module.startswith(f"{name}.")], name
 

@@ -4,14 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eru import native
+from eru import kernels
 from eru.recurrence import cpu, lstm_scan, naive, resolve_backend
 
 NAMES = ("gates", "weight_hh", "h0", "c0", "weight_hr")
 
 # Before torch 2.7 its scan has no gradient, and exports keep the operator of the CPU path.
 needs_scan = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="needs the scan of torch 2.7")
-needs_kernels = pytest.mark.skipif(native.refusal() is not None, reason=f"eru.native: {native.refusal()}")
+needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=f"eru.kernels: {kernels.refusal()}")
 
 
 def quiet_scan(test):
@@ -316,7 +316,7 @@ def operators(inputs):
 
 
 def test_a_path_that_cannot_run_gives_way_with_one_warning(monkeypatch):
-    monkeypatch.setattr("eru.fast_paths._said", set())
+    monkeypatch.setattr("eru.kernels.refusals._said", set())
     gates = torch.zeros(70, 2, 8, dtype=torch.float64)
     with pytest.warns(
         UserWarning, match=r"backend='triton' cannot run: gates are torch.float64; another path is taken"
@@ -326,7 +326,7 @@ def test_a_path_that_cannot_run_gives_way_with_one_warning(monkeypatch):
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend='cudnn': must be one of auto, naive, scan, cpu, native, triton"):
+    with pytest.raises(ValueError, match="backend='cudnn': must be one of auto, naive, scan, cpu, native"):
         lstm_scan(**make_inputs(), backend="cudnn")
 
 

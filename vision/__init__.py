@@ -8,7 +8,7 @@ from vision.backbone import ESPNetv2
 from vision.classification import Classifier
 from vision.datasets import Dataset
 from vision.detection import Detector
-from vision.optimize import optimize
+from vision.inference import optimize
 from vision.preprocessing import Preprocessing
 from vision.pretrained import load_weights, save_weights
 from vision.registry import create_model, list_models

@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from eru.cache import cache_dir, download, make_cache_folder
-from eru.training.files import atomic_write
+from eru.storage import atomic_write, cache_dir, download, make_cache_folder
 from vision.backbone import Network
 from vision.published import from_published, is_published
 from vision.weights import WEIGHTS, Weights

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eru.lm.adaptation import Grid, choose, losses
-from eru.lm.corpus import Corpus
-from eru.lm.dynamic import gradient_rms
+from eru.lm.adapt.dynamic import gradient_rms
+from eru.lm.adapt.search import Grid, choose, losses
 from eru.lm.model import LanguageModel, evaluating
-from eru.lm.run import LanguageModelRun
-from eru.lm.tokens import encode_corpus
+from eru.lm.run_folder import LanguageModelRun
+from eru.lm.text.corpus import Corpus
+from eru.lm.text.tokens import encode_corpus
 
 _IGNORED = -100
 _STREAMS = 100  # for gradient statistics, as the authors of dynamic evaluation
@@ -110,7 +110,7 @@ class Report:
             tokenizers that know every word.
         bits_per_byte: likewise, per byte of UTF-8.
         unknown_rate: share of unknown tokens.
-        adaptation: the fields of :class:`eru.lm.adaptation.Grid` that the predictions were made with.
+        adaptation: the fields of :class:`eru.lm.adapt.search.Grid` that the predictions were made with.
         chosen_on: predictions of the validation text that these were chosen on; 0 if there was nothing to choose.
         valid_perplexity: of the chosen ones, on these predictions.
     """

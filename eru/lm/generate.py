@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eru.inference import optimize
 from eru.lm.model import LanguageModel
-from eru.lm.run import LanguageModelRun
-from eru.optimize import optimize
+from eru.lm.run_folder import LanguageModelRun
 
 
 @torch.no_grad()

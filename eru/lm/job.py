@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from eru.lm.batches import Streams, segments
-from eru.lm.checkpoint import Position
 from eru.lm.recipes import Recipe
+from eru.lm.state import Position
 from eru.training import Ranks, RunFolder, Schedule, has_stalled, make_schedule
 
 Precision = Literal["float32", "bfloat16"]

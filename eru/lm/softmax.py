@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eru import native
-from eru.autocast import product_dtype, without_autocast
+from eru import kernels
+from eru.kernels.autocast import product_dtype, without_autocast
 
 _ROWS = 64  # of logits treated at once, so that their float32 form stays in the processor's cache
 
@@ -17,9 +17,9 @@ class _TiedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         gradient = features @ weight.t()  # (N, V): first the logits without their bias, then their gradient
         # What traces the operators must see operators.
-        is_native = gradient.device.type == "cpu" and native.refusal(gradient.dtype) is None
+        is_native = gradient.device.type == "cpu" and kernels.refusal(gradient.dtype) is None
         if is_native and not torch.compiler.is_compiling():
-            loss, grad_bias = native.cross_entropy_(gradient, bias.float().contiguous(), targets.contiguous())
+            loss, grad_bias = kernels.cross_entropy_(gradient, bias.float().contiguous(), targets.contiguous())
             loss = features.new_tensor(loss, dtype=torch.float32)
         else:
             loss, grad_bias = _cross_entropy_(gradient, bias, targets)
@@ -35,7 +35,7 @@ class _TiedCrossEntropy(torch.autograd.Function):
 
 
 def _cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """What :func:`eru.native.cross_entropy_` does, in torch's operators."""
+    """What :func:`eru.kernels.cross_entropy_` does, in torch's operators."""
     count = len(targets)
     precise = torch.promote_types(products.dtype, torch.float32)
     bias = bias.to(precise)

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from eru.lm.batches import Streams
 from eru.lm.card import model_card
-from eru.lm.checkpoint import Position, Training
-from eru.lm.corpus import Corpus
 from eru.lm.evaluate import evaluate, perplexity_of
 from eru.lm.job import Job, Precision
 from eru.lm.model import Features, LanguageModel, detach
 from eru.lm.ngram import bigram_perplexity, unigram_perplexity
 from eru.lm.recipes import Recipe
-from eru.lm.run import LanguageModelRun, start_run
-from eru.lm.tokens import TokenSplit
+from eru.lm.run_folder import LanguageModelRun, start_run
+from eru.lm.state import Position, Training
+from eru.lm.text.corpus import Corpus
+from eru.lm.text.tokens import TokenSplit
 from eru.training import (
     Progress,
     Ranks,
@@ -88,7 +88,7 @@ def train(
     The schedule runs over the recipe's epochs (over ``epochs`` where a new run is given more); ``epochs`` and
     ``max_steps`` say where to stop, counted from the very start of the run, and ``stop`` says when. A run stopped by
     any of them and resumed, in a copy of its folder too, equals one that was never stopped (with several processes but
-    for the state that the others carry and their draws, see :meth:`eru.lm.checkpoint.Training.restore`).
+    for the state that the others carry and their draws, see :meth:`eru.lm.state.Training.restore`).
 
     Args:
         recipe: what to do.

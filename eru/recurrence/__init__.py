@@ -8,14 +8,14 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from eru import native
-from eru.autocast import product_dtype, without_autocast
-from eru.fast_paths import warn_once
-from eru.recurrence import cpu, naive, triton
+from eru import kernels
+from eru.kernels.autocast import product_dtype, without_autocast
+from eru.kernels.refusals import warn_once
+from eru.recurrence import cpu, naive
 
 __all__ = ["Backend", "lstm_scan", "resolve_backend"]
 
-Backend = Literal["auto", "naive", "scan", "cpu", "native", "triton"]
+Backend = Literal["auto", "naive", "scan", "cpu", "native"]
 _backends = get_args(Backend)
 # Before torch 2.7 an export cannot be told from a compilation; it then keeps the CPU path's operator, not a scan.
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)
@@ -81,13 +81,11 @@ def lstm_scan(
         match resolve_backend(backend, gates, *arguments[1:2], *arguments[4:]):
             case "cpu" | "native" as path:
                 hidden, c = cpu.lstm_scan(*arguments, compiled=path == "native")
-            case "triton":
-                hidden, c = triton.lstm_scan(*arguments)
             case "scan":
                 # A prototype of torch's: imported by those who export, and by nobody else.
-                from eru.recurrence import traced
+                from eru.recurrence import export
 
-                hidden, c = traced.lstm_scan(*arguments)
+                hidden, c = export.lstm_scan(*arguments)
             case _:
                 hidden, c = naive.lstm_scan(*arguments)
     return hidden, (hidden[-1], c.to(c0.dtype))
@@ -137,10 +135,9 @@ def _fastest(gates: Tensor) -> str:
         return "scan"
     if gates.shape[0] == 1 or (not torch.compiler.is_compiling() and _is_transformed()):
         return "naive"
-    # On a GPU the Triton path must be asked for: it has been checked in Triton's interpreter, but on no GPU yet.
     if gates.device.type != "cpu":
         return "naive"
-    return "cpu" if native.refusal(gates.dtype) else "native"
+    return "cpu" if kernels.refusal(gates.dtype) else "native"
 
 
 def _refusal(
@@ -150,9 +147,7 @@ def _refusal(
     if backend in ("cpu", "native") and gates.device.type not in ("cpu", "meta"):
         return f"gates are on {gates.device}"
     if backend == "native":
-        return native.refusal(gates.dtype)
-    if backend == "triton":
-        return triton.supports(gates, gates[0] if weight_hh is None else weight_hh, weight_hr, hidden_mask)
+        return kernels.refusal(gates.dtype)
     return None
 
 

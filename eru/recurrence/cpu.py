@@ -1,7 +1,7 @@
 """The fast way on a CPU: weights packed once a call, and an analytic backward with dW as one product.
 
 Forward keeps the activated gates and the cells. Each step is a product and element-wise work, done by compiled kernels
-(:mod:`eru.native`) or by torch's operators (:mod:`eru.recurrence.steps`, with the equations). Both directions are
+(:mod:`eru.kernels`) or by torch's operators (:mod:`eru.recurrence.steps`, with the equations). Both directions are
 operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
 """
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eru import native
+from eru import kernels
 from eru.recurrence import naive, steps
 
 
@@ -44,7 +44,7 @@ def _scan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hidden states (T, B, P), last cells, and, to ``keep`` for the backward, activated gates and all cells."""
     (length, batch, _), size = gates.shape, c0.shape[-1]
-    step = native.lstm_forward if compiled else steps.lstm_forward
+    step = kernels.lstm_forward if compiled else steps.lstm_forward
     hidden = gates.new_empty(length, batch, h0.shape[-1])
     activated = c0.new_empty(length if keep else 1, batch, 4, size)
     cells = c0.new_empty(length if keep else 1, batch, size)
@@ -92,7 +92,7 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of gates, weight_hh, h0, c0 and weight_hr (empty where there is none)."""
     length, batch, _, size = activated.shape
-    step = native.lstm_backward if compiled else steps.lstm_backward
+    step = kernels.lstm_backward if compiled else steps.lstm_backward
     back = _packed_linear(weight_hh.t(), batch, length)
     unproject = None if weight_hr is None else _packed_linear(weight_hr.t(), batch, length)
     projected = torch.empty_like(hidden) if weight_hr is not None else hidden[:0]  # gradients of all h
@@ -179,7 +179,7 @@ def lstm_scan(
 ) -> tuple[Tensor, Tensor]:
     """Same contract as :func:`eru.recurrence.naive.lstm_scan`; ``hidden_mask`` gets no gradient.
 
-    With ``compiled`` the element-wise work is :mod:`eru.native`'s, in float32 or bfloat16.
+    With ``compiled`` the element-wise work is :mod:`eru.kernels`'s, in float32 or bfloat16.
     """
     tensors = (gates, weight_hh, h0, c0, weight_hr)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

@@ -1,4 +1,4 @@
-"""One step of an LSTM, forward and backward, in torch's operators: what :mod:`eru.native` does where it can.
+"""One step of an LSTM, forward and backward, in torch's operators: what :mod:`eru.kernels` does where it can.
 
     c = f c' + i g,   m = o tanh(c)
 

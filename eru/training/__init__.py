@@ -4,10 +4,10 @@ The run folder with its checkpoints, random states, schedules, weight averaging,
 progress and learning curves. Nothing here knows what is being trained.
 """
 
+from eru.storage import atomic_write, read_json, write_json
 from eru.training.averaging import WeightAverage, has_stalled
 from eru.training.curves import plot_curve
 from eru.training.distributed import Ranks
-from eru.training.files import atomic_write, read_json, write_json
 from eru.training.machine import machine
 from eru.training.numerics import NonFiniteLossError, check_finite
 from eru.training.progress import Progress

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eru.training.files import atomic_write
+from eru.storage import atomic_write
 
 __all__ = ["plot_curve"]
 

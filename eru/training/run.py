@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from eru.training.files import atomic_write, read_json, write_json
+from eru.storage import atomic_write, read_json, write_json
 
 __all__ = ["RunFolder"]
 

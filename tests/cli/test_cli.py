@@ -12,7 +12,7 @@ import torch
 
 import eru
 from eru.lm.recipes import RECIPES, build_model, make_recipe
-from eru.lm.run import open_run
+from eru.lm.run_folder import open_run
 from eru_cli import main
 from eru_cli.options import speaks
 

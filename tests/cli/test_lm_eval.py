@@ -2,10 +2,10 @@
 
 import pytest
 
-from eru.lm.adaptation import make_grid
-from eru.lm.corpus import load_corpus
+from eru.lm.adapt.search import make_grid
 from eru.lm.evaluate import evaluate_run
-from eru.lm.run import open_run
+from eru.lm.run_folder import open_run
+from eru.lm.text.corpus import load_corpus
 
 DYNAMIC = ("--dynamic", "--set=learning_rate=1e-4,2e-4", "--set=decay=0.01")
 CACHE = ("--cache", "--set=cache_window=20", "--set=cache_theta=0.2,0.5", "--set=cache_weight=0.1")

@@ -9,7 +9,7 @@ from torch import nn
 from eru.eesp import EESP
 from eru.esp import ESP
 from eru_cli.paper import as_text
-from eru_cli.paper_tables import UNITS, Row, counts, multiply_adds, paper_rows, parameters, reach
+from vision.paper import UNITS, Row, counts, multiply_adds, paper_rows, parameters, reach
 
 few = settings(max_examples=20, deadline=None)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 import eru.lm.train as train_module
-from eru.lm.corpus import SPLITS, Corpus, load_corpus
+from eru.lm.text.corpus import SPLITS, Corpus, load_corpus
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from eru.lm.corpus import load_corpus
 from eru.lm.recipes import make_recipe
+from eru.lm.text.corpus import load_corpus
 from eru.lm.train import train
 from eru.training import RunFolder
 

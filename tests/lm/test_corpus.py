@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from eru.lm.corpus import SPLITS, load_corpus
+from eru.lm.text.corpus import SPLITS, load_corpus
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_text_that_is_not_utf8_is_named(folder, content):
 
 
 def test_a_sign_across_two_chunks_is_no_error(folder, monkeypatch):
-    monkeypatch.setattr("eru.lm.corpus._CHUNK", 2)
+    monkeypatch.setattr("eru.lm.text.corpus._CHUNK", 2)
     (folder / "train.txt").write_text("a€b€c", encoding="utf-8")
     assert list(load_corpus(str(folder)).lines("train")) == ["a€b€c"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eru.lm.dynamic import gradient_rms, predict_dynamically
+from eru.lm.adapt.dynamic import gradient_rms, predict_dynamically
 from eru.lm.model import LanguageModel
 
 V = 7

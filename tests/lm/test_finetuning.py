@@ -17,8 +17,8 @@ from tiny_runs import (
 )
 
 from eru.lm.evaluate import evaluate
-from eru.lm.run import open_run
-from eru.lm.tokens import encode_corpus
+from eru.lm.run_folder import open_run
+from eru.lm.text.tokens import encode_corpus
 from eru.lm.train import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

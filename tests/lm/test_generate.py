@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from eru.lm.generate import generate, generate_text, truncate
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
-from eru.lm.run import open_run
+from eru.lm.run_folder import open_run
 from eru.lm.train import train
 
 V = 6

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from eru import ERU
+from eru.gates import SequenceEESP
 from eru.lm.evaluate import evaluate
 from eru.lm.recipes import build_model, make_recipe
-from eru.lm.tokenizer import build_tokenizer
-from eru.lm.tokens import encode_corpus
-from eru.sequence import SequenceEESP
+from eru.lm.text.tokenizer import build_tokenizer
+from eru.lm.text.tokens import encode_corpus
 from eru.training import RunFolder
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eru.lm.model import LanguageModel, dense_gates, detach, evaluating, locked_dropout, nearest_hidden_size
-from eru.lm.prose import prose_lines
 from eru.lm.recipes import RECIPES, build_model, make_recipe
-from eru.lm.tokenizer import build_tokenizer
+from eru.lm.text.prose import prose_lines
+from eru.lm.text.tokenizer import build_tokenizer
 
 VOCABULARY = 10_000
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eru.lm.neural_cache import NeuralCache
+from eru.lm.adapt.cache import NeuralCache
 
 V = 4
 

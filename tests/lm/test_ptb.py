@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from eru.lm import ptb
-from eru.lm.ptb import ptb_files
+from eru.lm.text import ptb
+from eru.lm.text.ptb import ptb_files
 
 NAMES = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
 

@@ -11,8 +11,8 @@ from tiny_runs import CASES, contents, tiny
 
 from eru.lm.evaluate import evaluate
 from eru.lm.recipes import Recipe, make_recipe, parse_field
-from eru.lm.run import open_run
-from eru.lm.tokens import encode_corpus
+from eru.lm.run_folder import open_run
+from eru.lm.text.tokens import encode_corpus
 from eru.lm.train import train
 from eru.training import RunFolder
 

@@ -27,8 +27,8 @@ from tiny_runs import (
 import eru.lm.train as train_module
 from eru.lm.batches import segments
 from eru.lm.recipes import make_recipe
-from eru.lm.run import open_run
-from eru.lm.tokens import encode_corpus
+from eru.lm.run_folder import open_run
+from eru.lm.text.tokens import encode_corpus
 from eru.lm.train import train
 from eru.training import RunFolder
 
@@ -193,7 +193,7 @@ def test_a_process_killed_by_a_signal_resumes(corpus, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, json\n"
-        "from eru.lm.corpus import load_corpus\n"
+        "from eru.lm.text.corpus import load_corpus\n"
         "from eru.lm.recipes import Recipe\n"
         "from eru.lm.train import train\n"
         "train(Recipe(**json.loads(sys.argv[1])), load_corpus(sys.argv[2]), sys.argv[3], quiet=True)\n"

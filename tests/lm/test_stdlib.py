@@ -3,9 +3,9 @@ import re
 import pytest
 
 from eru.lm import stdlib
-from eru.lm.corpus import load_corpus
-from eru.lm.prose import prose_lines
-from eru.lm.tokenizer import build_tokenizer
+from eru.lm.text.corpus import load_corpus
+from eru.lm.text.prose import prose_lines
+from eru.lm.text.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eru.lm.tokenizer import WordTokenizer, build_tokenizer, load_tokenizer
+from eru.lm.text.tokenizer import WordTokenizer, build_tokenizer, load_tokenizer
 
 KINDS = ("word", "char", "sentencepiece")
 LINES = ["the cat saw the dog", "the dog saw it", "a cat , a dog and a <unk> bird"] * 3

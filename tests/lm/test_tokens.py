@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from eru.lm import tokens
-from eru.lm.corpus import SPLITS, load_corpus
-from eru.lm.tokenizer import WordTokenizer, build_tokenizer
-from eru.lm.tokens import encode_corpus
+from eru.lm.text.corpus import SPLITS, load_corpus
+from eru.lm.text.tokenizer import WordTokenizer, build_tokenizer
+from eru.lm.text.tokens import encode_corpus
 
 TEXT = {
     "train": "the cat saw the dog\n\nthe dog saw the café\n" * 50,

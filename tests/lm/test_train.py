@@ -16,8 +16,8 @@ import eru.lm.train as train_module
 from eru.lm.evaluate import evaluate
 from eru.lm.model import Features
 from eru.lm.recipes import make_recipe
-from eru.lm.run import open_run
-from eru.lm.tokens import encode_corpus
+from eru.lm.run_folder import open_run
+from eru.lm.text.tokens import encode_corpus
 from eru.lm.train import activation_penalty, train
 from eru.training import NonFiniteLossError, RunFolder
 
@@ -236,7 +236,7 @@ def test_golden_curve(tmp_path):
 WORKER = """
 import itertools, json, os, sys, torch
 import eru.lm.train as module
-from eru.lm.corpus import load_corpus
+from eru.lm.text.corpus import load_corpus
 from eru.lm.recipes import Recipe
 
 models = []

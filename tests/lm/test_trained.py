@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_runs import contents, tiny
 
-from eru.lm.corpus import load_corpus
 from eru.lm.evaluate import evaluate_run
 from eru.lm.generate import generate_text
-from eru.lm.run import TRAINED, open_run, trained_names
+from eru.lm.run_folder import TRAINED, open_run, trained_names
+from eru.lm.text.corpus import load_corpus
 from eru.lm.train import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eru.eesp import EESP, fit_sizes
-from eru.sequence import SequenceEESP
+from eru.gates import SequenceEESP
 
 axes = pytest.mark.parametrize("axis", ["feature", "time"])
 quick = settings(max_examples=30, deadline=None)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eru.cache import cache_dir as cache_dir
-from eru.lm.ptb import ptb_files
-from eru.lm.stdlib import stdlib_files
+from eru.lm.text.ptb import ptb_files
+from eru.lm.text.stdlib import stdlib_files
+from eru.storage import cache_dir as cache_dir
 
 SPLITS = ("train", "valid", "test")
 _CHUNK = 1 << 20
@@ -59,7 +59,7 @@ def load_corpus(name: str, data_dir: str | Path | None = None) -> Corpus:
     Args:
         name: ``stdlib``, the documentation of this Python's standard library, built on first use; ``ptb``, the Penn
             Treebank; or the path of a folder that holds ``train.txt``, ``valid.txt`` and ``test.txt``.
-        data_dir: For ``ptb`` only: the one folder to look in, instead of the usual places (see `eru.lm.ptb`).
+        data_dir: For ``ptb`` only: the one folder to look in, instead of the usual places (see `eru.lm.text.ptb`).
 
     Raises:
         ValueError: The corpus is unknown, or a file is missing, empty, altered (``ptb``) or not UTF-8.

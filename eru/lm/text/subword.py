@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import sentencepiece
 
-from eru.lm.vocabulary import split_at
-from eru.training.files import atomic_write, write_json
+from eru.lm.text.vocabulary import split_at
+from eru.storage import atomic_write, write_json
 
 _DEFAULT_VOCAB_SIZE = 4000
 _LEAST_VOCAB_SIZE = 259  # 256 bytes, <unk>, </s> and one piece

@@ -9,7 +9,7 @@ from torch import nn
 
 import vision
 from eru.eesp import EESP, EESP2d
-from vision.optimize import FoldedConv, InferenceEESP
+from vision.inference import FoldedConv, InferenceEESP
 
 
 def lively(model):

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Protocol
 
-from eru.lm.subword import SentencePieceTokenizer
-from eru.lm.vocabulary import CharTokenizer as CharTokenizer
-from eru.lm.vocabulary import WordTokenizer as WordTokenizer
-from eru.training.files import read_json
+from eru.lm.text.subword import SentencePieceTokenizer
+from eru.lm.text.vocabulary import CharTokenizer as CharTokenizer
+from eru.lm.text.vocabulary import WordTokenizer as WordTokenizer
+from eru.storage import read_json
 
 TokenizerKind = Literal["word", "sentencepiece", "char"]
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eru.eesp import EESP
-from eru.fast_paths import warn_once
-from eru.pyramid import pack_taps, split_transform_fuse, supports
+from eru.kernels.refusals import warn_once
+from vision.branches import pack_taps, split_transform_fuse, supports
 
 
 def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
@@ -21,7 +21,7 @@ def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
 
     Args:
         model: any model, backbone or part of one, on any device; it stays as it is.
-        fused: run the branches of every EESP unit as one kernel (see :mod:`eru.pyramid`) where the copy is on an
+        fused: run the branches of every EESP unit as one kernel (see :mod:`vision.branches`) where the copy is on an
             NVIDIA GPU; anywhere else they run as they would, after one warning that says why. No GPU has run the
             kernel yet, so it is not the default.
 

@@ -11,11 +11,11 @@ import torch
 
 import eru
 from eru.lm.batches import Streams
-from eru.lm.corpus import Corpus
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import SHAPE, Recipe, build_model
-from eru.lm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
-from eru.lm.tokens import TokenSplit, encode_corpus
+from eru.lm.text.corpus import Corpus
+from eru.lm.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from eru.lm.text.tokens import TokenSplit, encode_corpus
 from eru.training import Ranks, RunFolder, atomic_write
 
 TRAINED = Path(__file__).with_name("trained")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eru.cache import cache_dir, new_folder
-from eru.lm.corpus import SPLITS, Corpus
-from eru.lm.tokenizer import Tokenizer
+from eru.lm.text.corpus import SPLITS, Corpus
+from eru.lm.text.tokenizer import Tokenizer
+from eru.storage import cache_dir, new_folder
 
 _BUFFER = 1 << 20  # tokens held in memory while encoding
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from eru.lm.adaptation import Grid, choose, losses, make_grid, parse_values
-from eru.lm.dynamic import gradient_rms, predict_dynamically
+from eru.lm.adapt.dynamic import gradient_rms, predict_dynamically
+from eru.lm.adapt.search import Grid, choose, losses, make_grid, parse_values
 from eru.lm.evaluate import evaluate, evaluate_run
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
-from eru.lm.run import open_run
+from eru.lm.run_folder import open_run
 from eru.lm.train import train
 
 V = 7

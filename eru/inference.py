@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eru.sequence import SequenceEESP
+from eru.gates import SequenceEESP
 
 
 @torch.no_grad()

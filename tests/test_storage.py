@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from eru.cache import cache_dir, make_cache_folder, new_folder
+from eru.storage import cache_dir, make_cache_folder, new_folder
 
 
 @pytest.mark.parametrize(

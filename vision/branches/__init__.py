@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eru.fast_paths import triton_refusal
+from eru.kernels.refusals import triton_refusal
 
 __all__ = ["pack_taps", "split_transform_fuse", "supports"]
 
@@ -87,7 +87,7 @@ def _fused(
     slope: Tensor | None,
 ) -> Tensor:
     """A map (N, C, H, W) -> (N, K C, H / stride, W / stride), in its memory format."""
-    from eru.pyramid import kernel
+    from vision.branches import kernel
 
     out = _output(x, len(taps), stride)
     (images, channels, height, width), (out_height, out_width) = x.shape, out.shape[2:]

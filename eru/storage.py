@@ -1,14 +1,27 @@
-"""Files that are either whole or not there."""
+"""What is written to the disk: files and folders that are whole or not there, and the user's cache folder."""
 
+import http.client
 import json
 import os
 import secrets
+import shutil
+import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, overload
 
-__all__ = ["atomic_write", "read_json", "write_json"]
+__all__ = [
+    "atomic_write",
+    "cache_dir",
+    "download",
+    "make_cache_folder",
+    "new_folder",
+    "read_json",
+    "write_json",
+]
+
+_TIMEOUT = 30.0  # seconds
 
 
 @overload
@@ -43,8 +56,7 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[A
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
     target = Path(path)
-    # Not tempfile: its files are private to the user, and a run folder is often read by a group.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _draft_of(target)
     try:
         with temporary.open(mode, encoding="utf-8" if mode == "w" else None) as file:
             yield file
@@ -55,6 +67,14 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[A
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def _draft_of(path: Path) -> Path:
+    """A new name beside a path, hidden, for what is not complete yet.
+
+    Not tempfile's: its files are private to the user, and a run folder is often read by a group.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -114,3 +134,84 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def cache_dir() -> Path:
+    """Where what is made or fetched once is kept: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, ERU_CACHE_DIR="/scratch/eru"):
+        ...     cache_dir().as_posix()
+        '/scratch/eru'
+    """
+    if own := os.environ.get("ERU_CACHE_DIR"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eru"
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing.
+
+    Raises:
+        ValueError: The folder cannot be made, or not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make {folder}: {error.strerror}; $ERU_CACHE_DIR moves the cache") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} is not writable; $ERU_CACHE_DIR moves the cache")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when it is complete.
+
+    Several processes may fill the same folder at once: the first to finish wins, the others' work is dropped.
+
+    Args:
+        folder: The final name; its parents are made.
+
+    Yields:
+        An empty folder beside it, to be filled with files; an exception in the ``with`` block leaves nothing.
+
+    Raises:
+        ValueError: The folder's parent cannot be made, or not be written.
+    """
+    make_cache_folder(folder.parent)
+    draft = _draft_of(folder)
+    draft.mkdir()
+    try:
+        yield draft
+        for file in draft.iterdir():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def download(url: str, *, limit: int) -> bytes:
+    """Fetch a small file.
+
+    Args:
+        url: Where it is.
+        limit: Bytes at most, so that no server fills the memory.
+
+    Raises:
+        OSError: The server cannot be reached, refuses, or breaks off.
+        ValueError: The file is larger than ``limit``.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            data = answer.read(limit + 1)
+    except http.client.HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    if len(data) > limit:
+        raise ValueError(f"{url}: larger than {limit:,} bytes")
+    return data

@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from eru.cache import cache_dir, new_folder
-from eru.lm.prose import prose_lines
+from eru.lm.text.prose import prose_lines
+from eru.storage import cache_dir, new_folder
 
 # To be raised whenever the text that this file and prose.py make changes: cached corpora carry it in their name.
 _BUILD = 2

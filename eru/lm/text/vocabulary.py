@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from eru.training.files import write_json
+from eru.storage import write_json
 
 UNKNOWN = "<unk>"
 EOS = "<eos>"
