@@ -2,10 +2,8 @@
 
 import pytest
 
-from eru.lm.adapt.search import make_grid
-from eru.lm.evaluate import evaluate_run
-from eru.lm.run_folder import open_run
-from eru.lm.text.corpus import load_corpus
+from eru.lm.adapt.search import default_grid
+from eru.lm.evaluate import evaluate
 
 DYNAMIC = ("--dynamic", "--set=learning_rate=1e-4,2e-4", "--set=decay=0.01")
 CACHE = ("--cache", "--set=cache_window=20", "--set=cache_theta=0.2,0.5", "--set=cache_weight=0.1")
@@ -21,7 +19,7 @@ def test_a_model_as_it_is(call, trained):
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_everything_at_once(call, trained, corpus, split):
     answer = call("lm-eval", trained[0], "--split", split, *DYNAMIC, *CACHE, "--temperature=auto", "--json")
-    grid = make_grid(
+    grid = default_grid(
         "dynamic",
         "cache",
         "temperature",
@@ -31,7 +29,7 @@ def test_everything_at_once(call, trained, corpus, split):
         cache_theta=[0.2, 0.5],
         cache_weight=[0.1],
     )
-    expected = evaluate_run(open_run(trained[0]), load_corpus(str(corpus)), split, grid=grid)
+    expected = evaluate(trained[0], split, data=corpus, grid=grid)
     assert answer.json == vars(expected)
     assert len(corpus.joinpath("valid.txt").read_text().split()) < answer.json["chosen_on"]
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eru.lm.generate import generate, generate_text, truncate
+from eru.lm.generate import generate, generate_tokens, truncate
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
@@ -35,14 +35,14 @@ def distribution(model, text):
 @given(prompt=st.lists(st.integers(0, V - 1), min_size=1, max_size=5))
 @settings(max_examples=10)
 def test_greedy_text_is_the_chain_of_the_likeliest(model, prompt):
-    made = generate(model, prompt, 8, temperature=0)
+    made = generate_tokens(model, prompt, 8, temperature=0)
     text = list(prompt)
     for _ in range(8):
         text.append(int(distribution(model, text).argmax()))
     assert made == text[len(prompt) :]
-    assert generate(model, prompt, 8, temperature=1e-300, seed=1) == made
-    assert generate(model, prompt, 8, temperature=1e-6, seed=1) == made
-    assert generate(model, prompt, 8, top_k=1, seed=1) == made
+    assert generate_tokens(model, prompt, 8, temperature=1e-300, seed=1) == made
+    assert generate_tokens(model, prompt, 8, temperature=1e-6, seed=1) == made
+    assert generate_tokens(model, prompt, 8, top_k=1, seed=1) == made
 
 
 @given(
@@ -80,7 +80,7 @@ def chi_square(sampled, expected):
 )
 def test_samples_follow_the_distribution(model, options):
     torch.manual_seed(4)
-    sampled = [generate(model, [1, 3], 1, **options)[0] for _ in range(250)]
+    sampled = [generate_tokens(model, [1, 3], 1, **options)[0] for _ in range(250)]
     scores = distribution(model, [1, 3]).log() / options.get("temperature", 1.0)
     scores[options.get("banned", [])] = -math.inf
     expected = truncate(scores, options.get("top_k"), options.get("top_p")).softmax(dim=0)
@@ -94,23 +94,23 @@ def test_samples_follow_the_distribution(model, options):
 
 def test_the_seed_decides_alone(model):
     torch.manual_seed(1)
-    first = generate(model, [1], 30, seed=5)
+    first = generate_tokens(model, [1], 30, seed=5)
     following = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(following, torch.rand(3))
-    assert generate(model, [1], 30, seed=5) == first
-    assert generate(model, [1], 30, seed=6) != first
-    assert generate(model, [1], 30) != generate(model, [1], 30)
+    assert generate_tokens(model, [1], 30, seed=5) == first
+    assert generate_tokens(model, [1], 30, seed=6) != first
+    assert generate_tokens(model, [1], 30) != generate_tokens(model, [1], 30)
     torch.manual_seed(2)
-    second = generate(model, [1], 30)
+    second = generate_tokens(model, [1], 30)
     torch.manual_seed(2)
-    assert generate(model, [1], 30) == second
+    assert generate_tokens(model, [1], 30) == second
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0, 1e6])
 def test_banned_tokens_never_appear(model, temperature):
     banned = [0, 1, 4]
-    made = generate(model, [0], 60, temperature=temperature, seed=0, banned=banned)
+    made = generate_tokens(model, [0], 60, temperature=temperature, seed=0, banned=banned)
     assert not set(made) & set(banned)
     assert len(made) == 60
 
@@ -118,12 +118,12 @@ def test_banned_tokens_never_appear(model, temperature):
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_and_the_mode_comes_back(model, training):
     model.train(training)
-    assert generate(model, [1], 9, temperature=0) == generate(model, [1], 9, temperature=0)
+    assert generate_tokens(model, [1], 9, temperature=0) == generate_tokens(model, [1], 9, temperature=0)
     assert model.training == training
 
 
 def test_no_tokens(model):
-    assert generate(model, [1], 0) == []
+    assert generate_tokens(model, [1], 0) == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_no_tokens(model):
 )
 def test_bad_arguments_are_named(model, options, message):
     with pytest.raises(ValueError, match=message):
-        generate(model, **{"prompt": [1], "tokens": 2, **options})
+        generate_tokens(model, **{"prompt": [1], "tokens": 2, **options})
 
 
 def test_text_continues_its_prompt_without_the_unknown_word(make_corpus, tmp_path):
@@ -153,15 +153,15 @@ def test_text_continues_its_prompt_without_the_unknown_word(make_corpus, tmp_pat
     recipe = make_recipe("small", embedding_size=8, hidden_size=8, num_layers=1, batch_size=2, bptt=9)
     train(recipe, corpus, tmp_path / "run", max_steps=1, quiet=True)
     run = open_run(tmp_path / "run")
-    text = generate_text(run, "a bee is", 40, seed=3, temperature=2.0)
+    text = generate(run, "a bee is", 40, seed=3, temperature=2.0)
     assert text.startswith("a <unk> is")
     assert "<unk>" not in text.removeprefix("a <unk> is")
-    assert text == generate_text(run, "a bee is", 40, seed=3, temperature=2.0)
+    assert text == generate(run, "a bee is", 40, seed=3, temperature=2.0)
     tokenizer = run.tokenizer
-    made = generate(run.load_model(), [tokenizer.eos], 5, temperature=0, banned=[tokenizer.unknown])
-    assert generate_text(run, "", 5, temperature=0) == tokenizer.decode(made)
+    made = generate_tokens(run.load_model(), [tokenizer.eos], 5, temperature=0, banned=[tokenizer.unknown])
+    assert generate(run, "", 5, temperature=0) == tokenizer.decode(made)
     several = [tokenizer.eos, *tokenizer.encode("a rose"), tokenizer.eos, *tokenizer.encode("is")]
-    made = generate(run.load_model(), several, 2, temperature=0, banned=[tokenizer.unknown])
-    text = generate_text(run, "a rose\nis", 2, temperature=0)
+    made = generate_tokens(run.load_model(), several, 2, temperature=0, banned=[tokenizer.unknown])
+    text = generate(run, "a rose\nis", 2, temperature=0)
     assert text == tokenizer.decode([*several[1:], *made])
     assert text.startswith("a rose\nis")
