@@ -1,5 +1,8 @@
 """Adaptation at test time from the command line; what it computes is tested with the library."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from eru.lm.adapt.search import default_grid
@@ -51,3 +54,16 @@ def test_what_is_named_is_not_chosen(call, trained, named):
     assert answer.code == 0
     assert "chosen" not in answer.out
     assert ("adapted" in answer.out) == bool(named)
+
+
+def test_unknown_words_are_always_told_and_many_of_them_with_a_cure(call, trained, corpus, tmp_path):
+    answer = call("lm-eval", trained[0])
+    assert answer.out.rstrip().endswith(", 0.00% unknown")
+    assert answer.err == ""
+    other = Path(shutil.copytree(corpus, tmp_path / "other"))
+    (other / "test.txt").write_text("the 你好 世界\n")
+    answer = call("lm-eval", trained[0], "--data", other)
+    assert answer.out.rstrip().endswith(", 50.00% unknown")
+    assert answer.err.startswith("note: the vocabulary lacks 50% of the tokens")
+    assert answer.err.count("\n") == 1
+    assert "sentencepiece" in answer.err

@@ -1,5 +1,8 @@
+import json
 import math
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,7 +126,8 @@ def test_a_run_is_measured_with_the_weights_that_it_saved(trained):
     assert math.isclose(report.perplexity, exact.perplexity)
     assert math.isclose(report.word_perplexity, exact.perplexity)  # words are this tokenizer's tokens
     assert math.isclose(report.bits_per_byte, bits / len(b"is it a bee ?\n\nit is\n"))
-    assert report.unknown_rate == 1 / 10
+    assert report.unknown_rate == report.lacking_rate == 1 / 10
+    assert (report.tokenizer, report.text_changed) == ("word", False)
 
 
 def test_perplexity_per_word_does_not_depend_on_the_tokens(make_corpus, tmp_path):
@@ -145,3 +149,82 @@ def test_errors_of_a_run(trained, make_corpus, tmp_path):
     train(run.recipe, corpus, tmp_path / "untrained", max_steps=0, quiet=True)
     with pytest.raises(ValueError, match=r"no weights yet: .*model\.safetensors"):
         evaluate(tmp_path / "untrained")
+
+
+def test_a_run_and_its_text_are_found_in_every_way(trained):
+    run, corpus = trained
+    path = run.folder.path
+    expected = evaluate(run, "test", data=corpus)
+    for same in (run, path, str(path)):
+        for data in (None, corpus.name, Path(corpus.name)):
+            assert evaluate(same, data=data) == expected
+    with pytest.raises(ValueError, match="no run in nowhere"):
+        evaluate("nowhere")
+    with pytest.raises(ValueError, match="unknown corpus 'nowhere'"):
+        evaluate(run, data="nowhere")
+    with pytest.raises(ValueError, match="data_dir='nowhere': only for the corpus 'ptb'"):
+        evaluate(run, data_dir="nowhere")
+
+
+def copy_with_text(run, folder, **texts):
+    """A copy of a run whose own corpus is the one in a folder, where these splits are other texts."""
+    copy = Path(shutil.copytree(run.folder.path, folder / "run"))
+    config = json.loads((copy / "config.json").read_text())
+    corpus = Path(shutil.copytree(config["data"]["name"], folder / "corpus"))
+    for split, text in texts.items():
+        (corpus / f"{split}.txt").unlink() if text is None else (corpus / f"{split}.txt").write_text(text)
+    config["data"]["name"] = str(corpus)
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy, corpus
+
+
+@pytest.mark.parametrize("texts", [{"train": "it is\n" * 9}, {"valid": "it is\n"}, {"test": "is it ?\n"}])
+def test_a_text_that_has_changed_since_is_noted(trained, tmp_path, texts):
+    copy, corpus = copy_with_text(trained[0], tmp_path, **texts)
+    report = evaluate(copy, "valid")
+    assert report.text_changed
+    assert report.notes == [f"{corpus} is not the text that this run was trained on: its files have changed since"]
+    asked_for = evaluate(copy, "valid", data=corpus)
+    assert not asked_for.text_changed
+    assert asked_for.notes == []
+
+
+def test_a_corpus_without_test_text_has_no_test_figure(trained, tmp_path):
+    copy, corpus = copy_with_text(trained[0], tmp_path, test=None)
+    assert evaluate(copy, "valid").perplexity > 1
+    with pytest.raises(ValueError, match=rf"split='test': the folder {corpus} has no test\.txt"):
+        evaluate(copy)
+
+
+# Words that the vocabulary lacks, words that the text itself marks, and all words besides the end of the line.
+@pytest.mark.parametrize(
+    ("line", "lacking", "marked", "noted"),
+    [
+        ("a rose is a rose", 0, 0, False),
+        ("a <unk> is <unk> rose", 0, 2, False),
+        ("a bee is a rose", 1, 0, True),
+        ("a bee <unk> a rose" + " a" * 14, 1, 1, True),
+        ("a bee <unk> a rose" + " a" * 15, 1, 1, False),
+    ],
+)
+def test_many_lacking_words_are_noted_and_those_marked_in_the_text_are_not(
+    trained, tmp_path, line, lacking, marked, noted
+):
+    copy, corpus = copy_with_text(trained[0], tmp_path, test=f"{line}\n" * 3)
+    report = evaluate(copy, data=corpus)
+    tokens = len(line.split()) + 1
+    assert math.isclose(report.lacking_rate, lacking / tokens)
+    assert math.isclose(report.unknown_rate, (lacking + marked) / tokens)
+    assert len(report.notes) == noted
+    assert all("sentencepiece" in note for note in report.notes)
+    assert f"{report.unknown_rate:.2%} unknown" in str(report)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_text_that_marks_its_ends_is_the_same_task(trained, tmp_path, marked):
+    lines = ["is it a bee ?", "", "it is"]
+    text = "".join(f"{line} <eos>\n" if marked else f"{line}\n" for line in lines)
+    copy, corpus = copy_with_text(trained[0], tmp_path, test=text)
+    report, expected = evaluate(copy, data=corpus), evaluate(trained[0])
+    for name in ("tokens", "perplexity", "word_perplexity", "bits_per_byte", "unknown_rate"):
+        assert getattr(report, name) == getattr(expected, name)

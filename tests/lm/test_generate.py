@@ -1,12 +1,15 @@
 import math
+import re
+import shutil
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eru.lm.generate import generate, generate_tokens, truncate
+from eru.lm.generate import generate, generate_tokens, lacking, truncate
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
@@ -148,20 +151,90 @@ def test_bad_arguments_are_named(model, options, message):
         generate_tokens(model, **{"prompt": [1], "tokens": 2, **options})
 
 
-def test_text_continues_its_prompt_without_the_unknown_word(make_corpus, tmp_path):
-    corpus = make_corpus(["a rose is a rose is a rose"] * 9, ["a rose"], ["a rose"])
-    recipe = make_recipe("small", embedding_size=8, hidden_size=8, num_layers=1, batch_size=2, bptt=9)
-    train(recipe, corpus, tmp_path / "run", max_steps=1, quiet=True)
-    run = open_run(tmp_path / "run")
-    text = generate(run, "a bee is", 40, seed=3, temperature=2.0)
-    assert text.startswith("a <unk> is")
-    assert "<unk>" not in text.removeprefix("a <unk> is")
-    assert text == generate(run, "a bee is", 40, seed=3, temperature=2.0)
+LINES = ["a rose is a rose is a rose", "it is"] * 9
+
+
+@pytest.fixture(scope="module")
+def runs(make_corpus, tmp_path_factory):
+    """``runs(kind)`` is a run of one step with that kind of tokens."""
+    corpus = make_corpus(LINES, LINES[:2], LINES[:2])
+
+    @cache
+    def make(kind):
+        recipe = make_recipe(
+            "small", tokenizer=kind, embedding_size=8, hidden_size=8, num_layers=1, batch_size=2, bptt=9
+        )
+        folder = tmp_path_factory.mktemp("runs") / kind
+        train(recipe, corpus, folder, max_steps=1, quiet=True)
+        return open_run(folder)
+
+    return make
+
+
+KINDS = pytest.mark.parametrize("kind", ["word", "char", "sentencepiece"])
+
+
+@KINDS
+def test_text_continues_its_prompt(runs, kind):
+    run = runs(kind)
     tokenizer = run.tokenizer
-    made = generate_tokens(run.load_model(), [tokenizer.eos], 5, temperature=0, banned=[tokenizer.unknown])
-    assert generate(run, "", 5, temperature=0) == tokenizer.decode(made)
-    several = [tokenizer.eos, *tokenizer.encode("a rose"), tokenizer.eos, *tokenizer.encode("is")]
-    made = generate_tokens(run.load_model(), several, 2, temperature=0, banned=[tokenizer.unknown])
-    text = generate(run, "a rose\nis", 2, temperature=0)
-    assert text == tokenizer.decode([*several[1:], *made])
-    assert text.startswith("a rose\nis")
+    for prompt in ("", "a rose", "a rose\nit is", "\n", "a rose\n"):
+        lines = [tokenizer.encode(line) for line in prompt.split("\n")]
+        fed = [tokenizer.eos, *lines[0], *(i for line in lines[1:] for i in [tokenizer.eos, *line])]
+        made = generate_tokens(run.load_model(), fed, 5, seed=2, banned=[tokenizer.unknown])
+        text = generate(run, prompt, 5, seed=2)
+        assert text == tokenizer.decode([*fed[1:], *made])
+        assert text.startswith(prompt)
+
+
+def test_a_run_is_given_as_itself_as_a_folder_or_by_name(runs):
+    run = runs("word")
+    path = run.folder.path
+    expected = generate(run, "a", 5, seed=3)
+    assert generate(path, "a", 5, seed=3) == generate(str(path), "a", 5, seed=3) == expected
+    with pytest.raises(ValueError, match="no run in nowhere"):
+        generate("nowhere", "a")
+
+
+@KINDS
+def test_what_is_unknown_is_never_made(runs, kind, tmp_path):
+    run = open_run(shutil.copytree(runs(kind).folder.path, tmp_path / "run"))
+    model = run.load_model()
+    with torch.no_grad():
+        model.softmax_bias[run.tokenizer.unknown] = 50.0  # by far the likeliest, as in text that is full of it
+    run.folder.save_weights(model.state_dict())
+    prompt = run.tokenizer.encode("a rose")
+    assert set(generate_tokens(model, prompt, 5)) == {run.tokenizer.unknown}
+    unknown = run.tokenizer.decode([run.tokenizer.unknown]).strip()
+    for temperature in (0, 1.0, 100.0):
+        assert unknown not in generate(run, "a rose", 60, temperature=temperature, seed=3)
+
+
+def test_what_the_vocabulary_lacks_is_named_and_reads_as_the_tokenizer_writes_it(runs):
+    text = generate(runs("word"), "a bee is a\nzebra bee", 9, seed=3)
+    assert text.startswith("a <unk> is a\n<unk> <unk>")
+    assert lacking(runs("word"), "a bee is a\nzebra bee <unk>") == ["bee", "zebra"]
+    assert lacking(runs("char"), "a bee\n\tis") == ["b", "\t"]
+    assert lacking(runs("sentencepiece"), "a bee\n\tis 你好") == []
+
+
+@KINDS
+@pytest.mark.parametrize("newline", ["\r\n", "\r"])
+def test_a_prompt_has_the_newlines_of_any_system(runs, kind, newline):
+    plain, other = (newline.join(["a rose", "", "it"]) for newline in ("\n", newline))
+    assert lacking(runs(kind), other) == []
+    assert generate(runs(kind), other, 9, seed=1) == generate(runs(kind), plain, 9, seed=1)
+
+
+@KINDS
+@pytest.mark.parametrize("prompt", ["\udcff", "a \ud800 rose", "a\n\udfff"])
+def test_a_prompt_that_is_no_utf8_is_refused(runs, kind, prompt):
+    for ask in (generate, lacking):
+        with pytest.raises(ValueError, match=re.escape(f"prompt={prompt!r}: is not UTF-8 text")):
+            ask(runs(kind), prompt)
+
+
+@pytest.mark.parametrize("prompt", [None, b"a rose", ["a", "rose"], 7])
+def test_a_prompt_that_is_no_string_is_refused(runs, prompt):
+    with pytest.raises(TypeError, match=re.escape(f"prompt={prompt!r}: must be a string")):
+        generate(runs("word"), prompt)

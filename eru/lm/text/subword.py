@@ -87,8 +87,8 @@ class SentencePieceTokenizer:
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
-                # A space is a piece even where the text has next to none, as in Chinese or Japanese. Without one it would
-                # be the bytes of the sign that stands for it, and come back as that sign.
+                # A space is a piece even where the text has next to none, as in Chinese or Japanese. Otherwise a space
+                # would become the bytes of the sign that stands for it, and come back as that sign.
                 required_chars=_SPACE,
                 unk_id=0,
                 eos_id=1,
