@@ -215,10 +215,8 @@ def legacy_vocab(words, unk_index):
     [
         NewVocab(["<pad>", "<unk>", "a", "b", "<eos>"], 1),
         legacy_vocab(["<pad>", "<unk>", "a", "b", "<eos>"], 1),
-        ["<pad>", "<unk>", "a", "b", "<eos>"],
-        {"b": 3, "<unk>": 1, "<eos>": 4, "<pad>": 0, "a": 2},
     ],
-    ids=["new", "legacy", "list", "mapping"],
+    ids=["new", "legacy"],
 )
 def test_foreign_vocabularies_keep_their_ids(vocab):
     tokenizer = WordTokenizer.from_vocab(vocab)
@@ -227,7 +225,6 @@ def test_foreign_vocabularies_keep_their_ids(vocab):
 
 
 def test_what_a_foreign_vocabulary_lacks_is_appended():
-    assert WordTokenizer.from_vocab(["a", "b"]).types == ("a", "b", "<unk>", "<eos>")
     assert WordTokenizer.from_vocab(NewVocab(["a", "b"], None)).types == ("a", "b", "<unk>", "<eos>")
     named_otherwise = WordTokenizer.from_vocab(NewVocab(["UNK", "a"], 0))
     assert (named_otherwise.types, named_otherwise.unknown) == (("UNK", "a", "<eos>"), 0)
@@ -235,7 +232,7 @@ def test_what_a_foreign_vocabulary_lacks_is_appended():
 
 @pytest.mark.parametrize(
     ("vocab", "error"),
-    [({"a": 0, "b": 2}, ValueError), (["a", "a"], ValueError), ("a b", TypeError), (7, TypeError)],
+    [(NewVocab(["a", "a"], 0), ValueError), (["a", "b"], TypeError), ("a b", TypeError), (7, TypeError)],
 )
 def test_foreign_things_are_refused(vocab, error):
     with pytest.raises(error, match=r"vocab|types"):
