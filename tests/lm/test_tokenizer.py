@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eru.lm.text.tokenizer import WordTokenizer, build_tokenizer, load_tokenizer
+from eru.lm.text.tokenizer import build_tokenizer, load_tokenizer
+from eru.lm.text.vocabulary import WordTokenizer
 
 KINDS = ("word", "char", "sentencepiece")
 LINES = ["the cat saw the dog", "the dog saw it", "a cat , a dog and a <unk> bird"] * 3

@@ -6,8 +6,9 @@ import pytest
 
 from eru.lm.text import tokens
 from eru.lm.text.corpus import SPLITS, load_corpus
-from eru.lm.text.tokenizer import WordTokenizer, build_tokenizer
+from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
+from eru.lm.text.vocabulary import WordTokenizer
 
 TEXT = {
     "train": "the cat saw the dog\n\nthe dog saw the café\n" * 50,
