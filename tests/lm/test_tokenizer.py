@@ -109,6 +109,11 @@ def test_a_vocab_size_too_small_is_refused(kind, size):
         build_tokenizer(kind, LINES, size)
 
 
+def test_a_size_that_the_characters_need_is_told_without_options_of_another_program():
+    with pytest.raises(ValueError, match=r"vocab_size=262 .* 262 vs \d+\. Increase vocab_size$"):
+        build_tokenizer("sentencepiece", ["abcdefghijklmnopqrstuvwxyz"] * 9, 262)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_text_is_refused(kind):
     with pytest.raises(ValueError, match="empty"):
