@@ -107,6 +107,14 @@ class Ranks:
         dist.all_reduce(total)
         return total.item() / self.world_size
 
+    def any(self, answer: bool) -> bool:
+        """Return whether the answer of any process is true, so that all of them go on alike.
+
+        Args:
+            answer: This process's answer.
+        """
+        return self.mean(float(answer)) > 0
+
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the main process's parameters and buffers.
 
