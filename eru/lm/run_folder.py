@@ -15,7 +15,7 @@ from eru.lm.model import LanguageModel
 from eru.lm.recipes import SHAPE, Recipe, read_recipe
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer, load_tokenizer
-from eru.storage import new_folder
+from eru.storage import draft_of
 from eru.training import Ranks, RunFolder, check_memory, write_json
 
 TRAINED = Path(__file__).with_name("trained")
@@ -73,7 +73,8 @@ class LanguageModelRun:
         if out.exists():
             raise ValueError(f"out={str(out)!r} is there already: choose a folder that is not")
         weights = {name: weight.bfloat16() for name, weight in self.folder.load_weights().items()}
-        with new_folder(out) as draft:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with draft_of(out) as draft:
             copy = RunFolder.create(draft, self.folder.config)
             copy.save_weights(weights)
             self.tokenizer.save(_tokenizer_folder(draft))
@@ -120,6 +121,21 @@ def open_folder(path: str | Path) -> tuple[RunFolder, Recipe]:
     except (KeyError, ValueError) as error:
         raise ValueError(f"{folder.config_path} is broken: {error}") from error
     return replace(folder, config={**folder.config, "recipe": asdict(recipe)}), recipe
+
+
+def trained_on(folder: RunFolder) -> tuple[str, str]:
+    """The name and the fingerprint of the corpus that a run was trained on.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        ValueError: Its config.json does not name them.
+    """
+    try:
+        return folder.config["data"]["name"], folder.config["data"]["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder.config_path} does not name the corpus of its training: {error}") from error
 
 
 def trained_names() -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eru.lm.batches import Streams
-from eru.lm.evaluate import evaluate, perplexity_of
+from eru.lm.evaluate import evaluate_tokens, perplexity_of
 from eru.lm.model import Features, LanguageModel, detach
 from eru.lm.recipes import Recipe
 from eru.training import (
@@ -163,5 +163,5 @@ def end_epoch(
 
 def validation_loss(model: nn.Module, valid: np.ndarray, recipe: Recipe, ranks: Ranks) -> float:
     """The mean loss of the validation text, read in as many streams as the training text."""
-    found = evaluate(cast(LanguageModel, model), valid, batch_size=recipe.batch_size)
+    found = evaluate_tokens(cast(LanguageModel, model), valid, batch_size=recipe.batch_size)
     return ranks.mean(found.loss)

@@ -33,10 +33,40 @@ def test_text_comes_back_and_eos_is_a_newline(tokenizers, kind):
     assert tokenizer.decode([]) == ""
 
 
-@given(line=TEXT)
-def test_sentencepiece_gives_every_line_back(tokenizers, line):
-    tokenizer = tokenizers["sentencepiece"]
-    assert tokenizer.decode(tokenizer.encode(line)) == line
+SCRIPTS = {
+    "English": LINES,
+    "Chinese without spaces": ["你好世界"] * 200,
+    "Japanese with wide spaces": ["すもも\u3000もももももの\u3000うち"] * 50,
+    "Thai": ["ภาษาไทยไม่เว้นวรรค"] * 50,
+    "one space in many": ["天地玄黃宇宙洪荒日月盈昃辰宿列張"] * 999 + ["寒來 暑往"],
+    "tables": ["a\tb\tc"] * 50,
+    "spaces alone": ["  "] * 50,
+    "symbols": ["\x00\u2028\ufeff🙂" * 3] * 50,
+}
+
+
+@pytest.fixture(scope="module")
+def of_scripts():
+    return {name: build_tokenizer("sentencepiece", lines, 300) for name, lines in SCRIPTS.items()}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@given(line=TEXT | st.lists(st.sampled_from([" ", "你好", "世界", "a", "\t", "\u3000"])).map("".join))
+def test_sentencepiece_gives_every_line_back(of_scripts, script, line):
+    tokenizer = of_scripts[script]
+    ids = tokenizer.encode(line)
+    assert tokenizer.decode(ids) == line
+    assert not {tokenizer.unknown, tokenizer.eos} & set(ids)
+    assert tokenizer.lacking(line) == []
+
+
+@pytest.mark.parametrize("line", ["\ud800", "a \udcff b", "\udfff" * 3])
+def test_what_utf8_cannot_express_is_refused_or_unknown(tokenizers, line):
+    for kind in ("word", "char"):
+        tokenizer = tokenizers[kind]
+        assert tokenizer.unknown in tokenizer.encode(line)
+    with pytest.raises(ValueError, match=r"line='.*': cannot be expressed in UTF-8"):
+        tokenizers["sentencepiece"].encode(line)
 
 
 @given(line=TEXT)
@@ -46,12 +76,14 @@ def test_unknown_units_are_unknown_and_the_others_come_back(tokenizers, line):
     ids = tokenizer.encode(line)
     assert [index == tokenizer.unknown for index in ids] == [sign not in types for sign in line]
     assert tokenizer.decode(ids) == "".join(sign if sign in types else "<unk>" for sign in line)
+    assert tokenizer.lacking(line) == [sign for sign in line if sign not in types]
 
 
 @given(line=st.lists(st.sampled_from(["cat", "dog", "zebra", "<unk>", "it"])).map(" ".join))
 def test_words_that_are_lacking_read_unk(tokenizers, line):
     tokenizer = tokenizers["word"]
     assert tokenizer.decode(tokenizer.encode(line)) == line.replace("zebra", "<unk>")
+    assert tokenizer.lacking(line) == ["zebra"] * line.count("zebra")
 
 
 def test_types_by_falling_count_then_alphabet():

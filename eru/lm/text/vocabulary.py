@@ -88,6 +88,10 @@ class _VocabularyTokenizer(ABC):
         find, unknown = self._ids.get, self.unknown
         return [find(unit, unknown) for unit in self._units(line)]
 
+    def lacking(self, line: str) -> list[str]:
+        """The units of one line that have no id, in order."""
+        return [unit for unit in self._units(line) if unit not in self._ids]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; ``eos`` becomes a newline."""
         return "\n".join(self._join([self.types[index] for index in line]) for line in split_at(self.eos, ids))
