@@ -49,9 +49,8 @@ def lm_train(
 ) -> None:
     """Train a language model into a run folder."""
     changes = dict(parse_field(text) for text in fields)
-    if epochs is not None:
-        if changes.setdefault("epochs", epochs) != epochs:
-            raise ValueError(f"--epochs {epochs} and --set epochs={changes['epochs']} differ: give one of them")
+    if epochs is not None and changes.setdefault("epochs", epochs) != epochs:
+        raise ValueError(f"--epochs {epochs} and --set epochs={changes['epochs']} differ: give one of them")
     place = resolve_device(device)
     if resume and out is not None and (Path(out) / "config.json").exists():
         # The options of a run are in its folder. What is given besides is compared with them.
@@ -63,6 +62,7 @@ def lm_train(
     plan = replace(base, **changes)
     corpus = load_corpus(data, data_dir)
     out = out or f"runs/{Path(corpus.name).name}-{plan.name}"
+    advice = f"go on with lm-train --resume --out {shlex.quote(out)}"
     try:
         result = train(
             plan,
@@ -76,7 +76,7 @@ def lm_train(
             precision=precision,
         )
     except Interrupted as interrupted:
-        say(f"{interrupted}: go on with lm-train --resume --out {shlex.quote(out)}")
+        say(f"{interrupted}: {advice}")
         raise click.exceptions.Exit(128 + interrupted.signum) from interrupted
     if not speaks():
         return
@@ -84,7 +84,7 @@ def lm_train(
     if run.folder.weights_path.exists():
         say(f"sample: {generate(run, '', 60, temperature=0.8, seed=plan.seed)}")
     if not result.finished:
-        say(f"stopped after step {result.steps}, {result.epochs} epochs complete: go on with --resume --out {shlex.quote(out)}")
+        say(f"stopped after step {result.steps}, {result.epochs} epochs complete: {advice}")
     text = (
         f"{result.run}: {result.parameters:,} parameters, {result.epochs} epochs, {result.steps} steps, "
         f"{result.tokens_per_second:,.0f} tokens/s\n"

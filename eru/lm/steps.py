@@ -53,7 +53,7 @@ def learning_rate(recipe: Recipe, epoch: int, batch: int, batches: int) -> float
     """The rate of a batch of an epoch, on a schedule that takes every epoch to have as many batches as this one."""
     step, total = epoch * batches + batch, recipe.epochs * batches
     return recipe.learning_rate * schedule_factor(
-        recipe.schedule, step, total, warmup=recipe.warmup_steps, floor=recipe.floor
+        recipe.schedule, step, total, warmup_steps=recipe.warmup_steps, floor=recipe.floor
     )
 
 

@@ -19,7 +19,7 @@ def check_memory(needed: int, device: str | torch.device, what: str) -> None:
         ValueError: The device has less memory than that in all.
 
     Example:
-        >>> check_memory(10**15, "cpu", "hidden_size=10000000")
+        >>> check_memory(10**15, "cpu", "hidden_size=10000000")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ValueError: hidden_size=10000000: needs at least 1,000,000.0 GB of memory, and this machine has ...
     """
@@ -31,4 +31,5 @@ def check_memory(needed: int, device: str | torch.device, what: str) -> None:
     else:
         return
     if needed > there:
-        raise ValueError(f"{what}: needs at least {needed / 1e9:,.1f} GB of memory, and {place} has {there / 1e9:,.1f} GB")
+        sizes = f"{needed / 1e9:,.1f} GB of memory, and {place} has {there / 1e9:,.1f} GB"
+        raise ValueError(f"{what}: needs at least {sizes}")

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -15,7 +15,7 @@ class NonFiniteLossError(ValueError):
     """The training loss became NaN or infinite."""
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """Compute the ``with`` block in a precision.
 
     Args:
@@ -42,9 +42,9 @@ def check_finite(loss: float, step: int) -> None:
 
     Example:
         >>> check_finite(5.1, step=50)
-        >>> check_finite(float("nan"), step=100)
+        >>> check_finite(float("nan"), step=100)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        eru.training.numerics.NonFiniteLossError: the loss is nan at step 100: lower the learning rate or train in float32
+        eru.training.numerics.NonFiniteLossError: the loss is nan at step 100: lower the learning rate ...
     """
     if not math.isfinite(loss):
         advice = "lower the learning rate or train in float32"

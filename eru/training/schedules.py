@@ -8,7 +8,7 @@ __all__ = ["Schedule", "schedule_factor"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
-def schedule_factor(name: Schedule, step: int, total: int, *, warmup: int = 0, floor: float = 0.0) -> float:
+def schedule_factor(name: Schedule, step: int, total: int, *, warmup_steps: int = 0, floor: float = 0.0) -> float:
     r"""Rise linearly over the first steps, then stay, or fall to ``floor``.
 
     With w steps of warm-up and n steps in all, the factor of step t is
@@ -26,7 +26,7 @@ def schedule_factor(name: Schedule, step: int, total: int, *, warmup: int = 0, f
         step: The number of updates before this one.
         total: The number of updates in all, at least 1. A warm-up that is as long or longer is cut to end one step
             before the end.
-        warmup: The number of updates below the base learning rate.
+        warmup_steps: The number of updates below the base learning rate.
         floor: The last factor, from 0 to 1.
 
     Returns:
@@ -36,18 +36,17 @@ def schedule_factor(name: Schedule, step: int, total: int, *, warmup: int = 0, f
         ValueError: There is no such schedule, or a number is out of its range.
 
     Example:
-        >>> [round(schedule_factor("cosine", step, 5, warmup=1), 3) for step in range(6)]
+        >>> [round(schedule_factor("cosine", step, 5, warmup_steps=1), 3) for step in range(6)]
         [0.5, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
     if name not in get_args(Schedule):
         raise ValueError(f"schedule={name!r}: must be one of {', '.join(get_args(Schedule))}")
-    for field, value, least in (("step", step, 0), ("total", total, 1), ("warmup", warmup, 0)):
+    for field, value, least in (("step", step, 0), ("total", total, 1), ("warmup_steps", warmup_steps, 0)):
         if value < least:
             raise ValueError(f"{field}={value}: must be at least {least}")
     if not 0 <= floor <= 1:
         raise ValueError(f"floor={floor}: must be from 0 to 1")
-    if name != "constant":
-        warmup = min(warmup, total - 1)
+    warmup = warmup_steps if name == "constant" else min(warmup_steps, total - 1)
     if step <= warmup or name == "constant":
         return min(1.0, (step + 1) / (warmup + 1))
     progress = min(1.0, (step - warmup) / (total - warmup))

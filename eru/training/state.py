@@ -32,7 +32,7 @@ class Position:
         trained: The samples (of a text: tokens) of the whole training, in this process.
         seconds: The time of the whole training, without validation and writing.
         train_loss: The mean loss of the last completed epoch.
-        history: The validation losses of the completed epochs, behind that of the weights that it started from, if any.
+        history: The validation losses of the completed epochs, behind that of the weights it started from, if any.
         best: The validation loss of the saved weights.
     """
 
@@ -160,7 +160,8 @@ class TrainingState:
         if saved["average"] is not None:
             self.average = WeightAverage(self.model)
             self.average.load_state_dict(saved["average"])
-        self.position = Position(**{_OLD_NAMES.get(name, name): value for name, value in saved["position"].items()})
+        position: dict[str, Any] = saved["position"]
+        self.position = Position(**{_OLD_NAMES.get(name, name): value for name, value in position.items()})
         if ranks.is_main:
             self.carried = _moved(saved["carried"], ranks.device)
             set_rng_state(saved["rng"])

@@ -33,7 +33,9 @@ def make_optimizer(
     return makers[name](parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
-def update(optimizer: torch.optim.Optimizer, loss: Tensor, *, learning_rate: float, clip: float, ranks: Ranks) -> Tensor:
+def update(
+    optimizer: torch.optim.Optimizer, loss: Tensor, *, learning_rate: float, clip: float, ranks: Ranks
+) -> Tensor:
     """Take one step down the gradient of a loss, clipped to a norm.
 
     Args:

@@ -12,7 +12,8 @@ import torch
 from click.testing import CliRunner
 
 import eru
-from eru.lm.recipes import RECIPES, build_model, make_recipe
+from eru.lm.build import build_model
+from eru.lm.recipes import RECIPES, make_recipe
 from eru.lm.run_folder import open_run
 from eru_cli import main
 from eru_cli.options import speaks

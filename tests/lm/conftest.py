@@ -2,8 +2,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from tiny_runs import train_module
 
-import eru.lm.train as train_module
 from eru.lm.text.corpus import SPLITS, Corpus, load_corpus
 
 
