@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eru.lm.batches import Streams, segments
 from eru.lm.build import build_model, training_memory
+from eru.lm.evaluate import perplexity_of
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.result import Result, is_finished, model_card, result_of
@@ -167,7 +168,7 @@ def fit(
     state = TrainingState(model, optimizer)
     begin(state, recipe, folder, valid, ranks, pretrained)
     position = state.position
-    with StopSignals() as signals, Progress(first_step=position.step, quiet=quiet) as progress:
+    with StopSignals() as signals, Progress(first_step=position.step, unit="tokens", quiet=quiet) as progress:
 
         def is_called_off() -> bool:
             return ranks.any(signals.received is not None or limits.reached(position.step))
@@ -210,7 +211,7 @@ def fit(
             end_epoch(state, recipe, folder, valid, len(windows), ranks, progress)
             if ranks.is_main:
                 state.save(folder)
-                plot_curve(folder.metrics(), folder.curve_path)
+                plot_curve(folder.metrics(), folder.curve_path, quantity="perplexity", of_loss=perplexity_of)
             over = over or is_called_off()
     if signals.received is not None:
         raise Interrupted(signals.received, position.step)

@@ -19,9 +19,9 @@ class Ranks:
     around the model, so that the model's names, its saved weights and its methods stay its own.
 
     Attributes:
-        rank: Number of this process, from 0.
-        world_size: Number of processes.
-        local_rank: Number of this process on its machine, from 0.
+        rank: The number of this process, from 0.
+        world_size: The number of processes.
+        local_rank: The number of this process on its machine, from 0.
         device: Where this process computes.
 
     Example:

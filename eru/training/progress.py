@@ -37,7 +37,7 @@ class Progress:
         total_steps: int = 0,
         *,
         first_step: int = 0,
-        unit: str = "tokens",
+        unit: str = "samples",
         quiet: bool = False,
         stream: TextIO | None = None,
     ) -> None:

@@ -29,7 +29,7 @@ class Position:
         step: The steps completed of the whole training.
         loss: The sum of this epoch's losses, each times what it counts, in this process.
         counted: What the losses of this epoch count together.
-        trained: The samples (of a text: tokens) of the whole training, in this process.
+        trained: The samples of the whole training, in this process.
         seconds: The time of the whole training, without validation and writing.
         train_loss: The mean loss of the last completed epoch.
         history: The validation losses of the completed epochs, behind that of the weights it started from, if any.

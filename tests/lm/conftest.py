@@ -40,5 +40,5 @@ def corpus(make_corpus: Callable[..., Corpus]) -> Corpus:
 def no_pictures() -> Iterator[None]:
     """Draw no learning curves, which would take longer than the tiny runs themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "plot_curve", lambda metrics, path: False)
+        patch.setattr(train_module, "plot_curve", lambda metrics, path, **options: False)
         yield
