@@ -171,7 +171,7 @@ def fit(
     with StopSignals() as signals, Progress(first_step=position.step, unit="tokens", quiet=quiet) as progress:
 
         def is_called_off() -> bool:
-            return ranks.any(signals.received is not None or limits.reached(position.step))
+            return ranks.any(limits.reached(position.step) or signals.received is not None)
 
         over = is_called_off()
         if ranks.is_main and not over and not is_finished(recipe, position.epoch, position.history):
