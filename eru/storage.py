@@ -71,9 +71,10 @@ def draft_of(path: str | Path) -> Iterator[Path]:
 
 def _flush(path: Path) -> None:
     """Put the content of a file, or the names in a folder, on the disk."""
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder.
+    windows = os.name == "nt"  # It can neither open a folder nor flush a file that is open for reading only.
+    if windows and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

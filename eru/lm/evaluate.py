@@ -193,7 +193,7 @@ def evaluate(
             ``choose_tokens`` is given with nothing to choose.
 
     Example:
-        Where the Penn Treebank is at hand, ``evaluate("ptb-awd-7m", "test", data="ptb").perplexity`` is 74.05.
+        ``evaluate("ptb-awd-7m", "valid").perplexity`` reads the validation text of the Penn Treebank.
     """
     run = run if isinstance(run, LanguageModelRun) else open_run(run)
     grid = AdaptationGrid() if grid is None else grid

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eru.lm.text.tokenizer import WordTokenizer, build_tokenizer, load_tokenizer
+from eru.lm.text.tokenizer import build_tokenizer, load_tokenizer
+from eru.lm.text.vocabulary import WordTokenizer
 
 KINDS = ("word", "char", "sentencepiece")
 LINES = ["the cat saw the dog", "the dog saw it", "a cat , a dog and a <unk> bird"] * 3
@@ -106,6 +107,11 @@ def test_vocab_size_counts_the_special_types():
 def test_a_vocab_size_too_small_is_refused(kind, size):
     with pytest.raises(ValueError, match=f"vocab_size={size}"):
         build_tokenizer(kind, LINES, size)
+
+
+def test_a_size_that_the_characters_need_is_told_without_options_of_another_program():
+    with pytest.raises(ValueError, match=r"vocab_size=262 .* 262 vs \d+\. Increase vocab_size$"):
+        build_tokenizer("sentencepiece", ["abcdefghijklmnopqrstuvwxyz"] * 9, 262)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -215,10 +221,8 @@ def legacy_vocab(words, unk_index):
     [
         NewVocab(["<pad>", "<unk>", "a", "b", "<eos>"], 1),
         legacy_vocab(["<pad>", "<unk>", "a", "b", "<eos>"], 1),
-        ["<pad>", "<unk>", "a", "b", "<eos>"],
-        {"b": 3, "<unk>": 1, "<eos>": 4, "<pad>": 0, "a": 2},
     ],
-    ids=["new", "legacy", "list", "mapping"],
+    ids=["new", "legacy"],
 )
 def test_foreign_vocabularies_keep_their_ids(vocab):
     tokenizer = WordTokenizer.from_vocab(vocab)
@@ -227,7 +231,6 @@ def test_foreign_vocabularies_keep_their_ids(vocab):
 
 
 def test_what_a_foreign_vocabulary_lacks_is_appended():
-    assert WordTokenizer.from_vocab(["a", "b"]).types == ("a", "b", "<unk>", "<eos>")
     assert WordTokenizer.from_vocab(NewVocab(["a", "b"], None)).types == ("a", "b", "<unk>", "<eos>")
     named_otherwise = WordTokenizer.from_vocab(NewVocab(["UNK", "a"], 0))
     assert (named_otherwise.types, named_otherwise.unknown) == (("UNK", "a", "<eos>"), 0)
@@ -235,7 +238,7 @@ def test_what_a_foreign_vocabulary_lacks_is_appended():
 
 @pytest.mark.parametrize(
     ("vocab", "error"),
-    [({"a": 0, "b": 2}, ValueError), (["a", "a"], ValueError), ("a b", TypeError), (7, TypeError)],
+    [(NewVocab(["a", "a"], 0), ValueError), (["a", "b"], TypeError), ("a b", TypeError), (7, TypeError)],
 )
 def test_foreign_things_are_refused(vocab, error):
     with pytest.raises(error, match=r"vocab|types"):

@@ -6,8 +6,9 @@ import pytest
 
 from eru.lm.text import tokens
 from eru.lm.text.corpus import SPLITS, load_corpus
-from eru.lm.text.tokenizer import WordTokenizer, build_tokenizer
+from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
+from eru.lm.text.vocabulary import WordTokenizer
 
 TEXT = {
     "train": "the cat saw the dog\n\nthe dog saw the café\n" * 50,
@@ -41,7 +42,7 @@ def test_every_line_is_encoded_and_ended(corpus, kind):
 
 def test_large_vocabularies_take_four_bytes(corpus):
     words = ["<unk>", "<eos>", *map(str, range(1 << 16)), "the", "dog"]
-    found = encode_corpus(corpus, WordTokenizer.from_vocab(words))["test"].ids
+    found = encode_corpus(corpus, WordTokenizer(words, unknown=0, eos=1))["test"].ids
     assert found.dtype == np.uint32
     assert found.tolist() == [0, 65539, 1, 65538, 65539, 1]
 

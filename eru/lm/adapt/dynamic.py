@@ -64,7 +64,7 @@ def gradient_rms(
     learner = _Learner(model)
     squares = [torch.zeros_like(parameter) for parameter in learner.parameters]
     count, state = 0, None
-    for inputs, targets in _segments(ids, batch_size, segment, learner.device):
+    for inputs, targets in segments_of(ids, batch_size, segment, learner.device):
         _, gradients, state = learner.read(inputs, targets, state)
         for total, gradient in zip(squares, gradients, strict=True):
             total.addcmul_(gradient, gradient)
@@ -131,7 +131,7 @@ def _predict(
     pulls = [(part * (decay / mean)).clamp_(max=1) for part in rms]
     scales = [1 / (part + _EPSILON) for part in rms]
     state = None
-    for inputs, targets in _segments(ids, 1, segment, learner.device):
+    for inputs, targets in segments_of(ids, 1, segment, learner.device):
         predictions, gradients, state = learner.read(inputs, targets, state)
         yield predictions
         for weight, start, pull, gradient, scale in zip(
@@ -182,8 +182,23 @@ class _Learner:
         return predictions, gradients, detach(features.state)
 
 
-def _segments(ids: np.ndarray, batch_size: int, segment: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets of consecutive segments, each of shape (T, B); the last one may be shorter."""
+def segments_of(
+    ids: np.ndarray, batch_size: int, segment: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a text into streams, and give the inputs and targets of their consecutive segments.
+
+    Args:
+        ids: Tokens of the text.
+        batch_size: B, the number of streams.
+        segment: T, the steps of a segment. The last one may be shorter.
+        device: Where the tensors are to be.
+
+    Yields:
+        Inputs and targets, each of shape (T, B).
+
+    Raises:
+        ValueError: A number is below 1, or the text is too short for the streams.
+    """
     if segment < 1:
         raise ValueError(f"segment={segment}: must be at least 1")
     streams = Streams(ids, batch_size)

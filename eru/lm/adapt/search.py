@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eru.lm.adapt.cache import NeuralCache
-from eru.lm.adapt.dynamic import Predictions, predict_dynamically
-from eru.lm.batches import Streams
+from eru.lm.adapt.dynamic import Predictions, predict_dynamically, segments_of
 from eru.lm.model import LanguageModel, evaluating
 
 _WINDOW = 70  # Steps computed at once. It changes nothing but memory and speed.
@@ -210,14 +209,12 @@ def grid_losses(
 @torch.no_grad()
 def _predict(model: LanguageModel, ids: np.ndarray) -> Iterator[Predictions]:
     """The predictions of the model as it is."""
-    streams, state = Streams(ids, 1), None
-    device = model.embedding.weight.device
-    for start in range(0, streams.length, _WINDOW):
-        inputs, targets = streams.window(start, min(_WINDOW, streams.length - start))
-        features = model.features(inputs.to(device), state)
+    state = None
+    for inputs, targets in segments_of(ids, 1, _WINDOW, model.embedding.weight.device):
+        features = model.features(inputs, state)
         state = features.state
         logits = model.logits(features.dropped)
-        yield Predictions(features.raw.flatten(0, 1), logits.flatten(0, 1), targets.to(device).flatten())
+        yield Predictions(features.raw.flatten(0, 1), logits.flatten(0, 1), targets.flatten())
 
 
 def _mixture_loss(parts: Iterable[Predictions], grid: AdaptationGrid) -> Tensor:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from eru.lm.text.ptb import ptb_files
 from eru.lm.text.stdlib import stdlib_files
+from eru.lm.text.vocabulary import EOS
 
 SPLITS = ("train", "valid", "test")
 _CHUNK = 1 << 20
-# Other tools write the end of a line into the text too. Such a line still has one end only.
-_MARKED_END = re.compile(r"(^|\s+)<eos>\s*$")
 # How the files of the splits are called elsewhere, as in "wiki.train.tokens" and "dev.TXT".
 _USUAL_NAMES = {"train": "train(ing)?", "valid": "val|valid(ation)?|dev", "test": "test"}
 
@@ -59,8 +58,16 @@ class Corpus:
         """
         with self.path(split).open(encoding="utf-8-sig") as file:
             for line in file:
-                line = line.removesuffix("\n")
-                yield _MARKED_END.sub("", line) if "<eos>" in line else line
+                yield _without_end(line)
+
+
+def _without_end(line: str) -> str:
+    text = line.rstrip()
+    if text.endswith(EOS):
+        text = text.removesuffix(EOS)
+        if not text or text[-1].isspace():
+            return text.rstrip()
+    return line.removesuffix("\n")
 
 
 def load_corpus(name: str | Path, data_dir: str | Path | None = None) -> Corpus:

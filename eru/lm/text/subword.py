@@ -98,9 +98,9 @@ class SentencePieceTokenizer:
                 minloglevel=_SILENT,
             )
         except RuntimeError as error:
-            raise ValueError(
-                f"no sentencepiece model with vocab_size={wanted} from this text: {str(error).rpartition('] ')[2]}"
-            ) from error
+            # Its message starts with a line of its source, and may end with an option of its own program.
+            reason = str(error).rpartition("] ")[2].partition(" or decrease")[0]
+            raise ValueError(f"no sentencepiece model with vocab_size={wanted} from this text: {reason}") from error
         return cls(model.getvalue())
 
     @classmethod

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from eru.lm.text.subword import SentencePieceTokenizer
-from eru.lm.text.vocabulary import CharTokenizer as CharTokenizer
-from eru.lm.text.vocabulary import WordTokenizer as WordTokenizer
+from eru.lm.text.vocabulary import CharTokenizer, WordTokenizer
 from eru.storage import read_json
 
 TokenizerKind = Literal["word", "sentencepiece", "char"]
