@@ -6,6 +6,7 @@ import torch
 
 from eru.lm.model import CellName, LanguageModel, nearest_hidden_size
 from eru.lm.recipes import Recipe
+from eru.training import check_memory
 
 
 def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
@@ -56,17 +57,23 @@ def count_parameters(recipe: Recipe, vocab_size: int) -> int:
         raise ValueError(f"{_sizes_of(recipe, vocab_size)}: no memory is large enough for such a model") from error
 
 
-def training_memory(recipe: Recipe, vocab_size: int) -> tuple[int, str]:
-    """The bytes that a training needs at the least, and what needs them, in words.
+def check_model_fits(recipe: Recipe, vocab_size: int, device: str | torch.device, *, training: bool) -> None:
+    """Refuse a model that the device has not memory enough for, before anything of it is made.
 
-    These are the weights, their gradients, and what the optimiser and the averaging keep of each, in float32.
+    A training needs the weights, their gradients, and what the optimiser and the averaging keep of each, in float32.
 
     Args:
         recipe: The numbers of the training.
         vocab_size: V.
+        device: Where it is to compute.
+        training: Whether it is trained, or only used.
+
+    Raises:
+        ValueError: It does not fit.
     """
-    copies = 2 + (2 if recipe.optimizer == "adamw" else 0) + (1 if recipe.averaging else 0)
-    return 4 * copies * count_parameters(recipe, vocab_size), _sizes_of(recipe, vocab_size)
+    kept = 1 + (2 if recipe.optimizer == "adamw" else 0) + (1 if recipe.averaging else 0)
+    needed = 4 * count_parameters(recipe, vocab_size) * (1 + kept if training else 1)
+    check_memory(needed, device, _sizes_of(recipe, vocab_size))
 
 
 def _sizes_of(recipe: Recipe, vocab_size: int) -> str:

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import eru
-from eru.lm.build import build_model, count_parameters
+from eru.lm.build import build_model, check_model_fits
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import SHAPE, Recipe, read_recipe
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer, load_tokenizer
 from eru.storage import draft_of
-from eru.training import Ranks, RunFolder, check_memory, write_json
+from eru.training import Ranks, RunFolder, write_json
 
 TRAINED = Path(__file__).with_name("trained")
 """Run folders of trained models that come with the package."""
@@ -49,7 +48,7 @@ class LanguageModelRun:
         """
         vocab_size = self.tokenizer.vocab_size
         weights = self.folder.load_weights(device)
-        check_memory(4 * count_parameters(self.recipe, vocab_size), device, str(self.folder.config_path))
+        check_model_fits(self.recipe, vocab_size, device, training=False)
         model = build_model(self.recipe, vocab_size).to(device)
         try:
             model.load_state_dict(weights)
@@ -148,25 +147,8 @@ def trained_names() -> list[str]:
     return sorted(config.parent.name for config in TRAINED.glob("*/config.json"))
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a run that starts from another one takes from it.
-
-    Attributes:
-        name: The name of the other run's folder.
-        digest: The SHA-256 of its file of weights.
-        tokenizer: Its tokenizer.
-        weights: Its best weights.
-    """
-
-    name: str
-    digest: str
-    tokenizer: Tokenizer
-    weights: dict[str, Tensor]
-
-
-def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> Start:
-    """Read the run that another one starts from.
+def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> LanguageModelRun:
+    """Open the run whose weights and tokenizer another one starts from.
 
     Args:
         path: Its folder, or the name of a trained model of the package.
@@ -174,18 +156,17 @@ def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> Start:
         corpus: The new run's text, which must be the same.
 
     Raises:
-        ValueError: The run does not fit, is broken, or has no weights.
+        ValueError: The run does not fit or is broken.
     """
     run = open_run(path)
     its = {"recipe": {name: getattr(run.recipe, name) for name in SHAPE}, "data": run.folder.config.get("data")}
     ours = {"recipe": {name: getattr(recipe, name) for name in SHAPE}, "data": {"fingerprint": corpus.fingerprint}}
     replace(run.folder, config=its).check_same_config(ours, ignore=("data.name",))
-    weights = run.load_model().state_dict()
-    return Start(run.folder.path.resolve().name, run.folder.weights_sha256(), run.tokenizer, weights)
+    return run
 
 
 def run_config(
-    recipe: Recipe, corpus: Corpus, precision: str, processes: int, start: Start | None = None
+    recipe: Recipe, corpus: Corpus, precision: str, processes: int, start: LanguageModelRun | None = None
 ) -> dict[str, Any]:
     """What config.json says that a run is, besides the versions that made it.
 
@@ -194,7 +175,10 @@ def run_config(
         corpus: The text.
         precision: The precision of the products.
         processes: The number of processes that train together.
-        start: What the run starts from.
+        start: The run that it starts from.
+
+    Raises:
+        ValueError: The run that it starts from has no weights.
     """
     config: dict[str, Any] = {
         "kind": _KIND,
@@ -203,7 +187,9 @@ def run_config(
         "precision": precision,
         "processes": processes,
     }
-    return config if start is None else {**config, "start": {"run": start.name, "weights": start.digest}}
+    if start is not None:
+        config["start"] = {"run": start.folder.path.resolve().name, "weights": start.folder.weights_sha256()}
+    return config
 
 
 def create_run(

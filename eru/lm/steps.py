@@ -33,18 +33,17 @@ def begin(
 
     Weights that are worth keeping count as the best until the run has better ones.
     """
-    position = state.position
     if not state.restore(folder, ranks, recipe.seed):
         if pretrained:
-            position.best = validation_loss(state.model, valid, recipe, ranks)
-            position.history.append(position.best)
+            state.position.best = validation_loss(state.model, valid, recipe, ranks)
+            state.position.history.append(state.position.best)
         if recipe.averaging and recipe.nonmonotone_interval == 0:
             state.average = WeightAverage(state.model)
         if ranks.is_main:
             state.save(folder)
+    position = state.position
     # The weights follow the checkpoint, so that weights without a checkpoint are a sign of loss. A kill may have come
     # between the two.
-    position = state.position
     if ranks.is_main and not position.step and position.history and not folder.weights_path.exists():
         folder.save_weights(state.model.state_dict())
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from eru.lm.batches import Streams, segments
-from eru.lm.build import build_model, training_memory
+from eru.lm.build import build_model, check_model_fits
 from eru.lm.evaluate import perplexity_of
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, make_recipe
@@ -29,7 +29,6 @@ from eru.training import (
     RunFolder,
     StopSignals,
     TrainingState,
-    check_memory,
     machine,
     make_optimizer,
     plot_curve,
@@ -95,12 +94,11 @@ def train(
             tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
         splits = encode_corpus(corpus, tokenizer)
         streams = Streams(splits["train"].ids, recipe.batch_size, ranks.rank, ranks.world_size)
-        needed, what = training_memory(recipe, tokenizer.vocab_size)
-        check_memory(needed, ranks.device, what)
+        check_model_fits(recipe, tokenizer.vocab_size, ranks.device, training=True)
         seed_everything(recipe.seed)
         model = build_model(recipe, tokenizer.vocab_size).to(ranks.device)
         if source is not None:
-            model.load_state_dict(source.weights)
+            model.load_state_dict(source.load_model().state_dict())
         ranks.broadcast(model)
         is_new = run is None
         run = run or create_run(out, recipe, tokenizer, config, ranks)
@@ -173,11 +171,11 @@ def fit(
         def is_called_off() -> bool:
             return ranks.any(limits.reached(position.step) or signals.received is not None)
 
-        over = is_called_off()
-        if ranks.is_main and not over and not is_finished(recipe, position.epoch, position.history):
+        over = is_called_off() or is_finished(recipe, position.epoch, position.history)
+        if ranks.is_main and not over:
             event = "resume" if position.step else "start"
             folder.log({"event": event, "step": position.step, **machine(ranks.device)})
-        while not over and not is_finished(recipe, position.epoch, position.history):
+        while not over:
             # What an epoch reads follows from its number alone, so a resumed run goes on inside of it.
             draw = {"seed": recipe.seed, "epoch": position.epoch}
             windows = segments(streams.length, recipe.bptt, **draw, randomised=recipe.random_bptt)
@@ -212,7 +210,7 @@ def fit(
             if ranks.is_main:
                 state.save(folder)
                 plot_curve(folder.metrics(), folder.curve_path, quantity="perplexity", of_loss=perplexity_of)
-            over = over or is_called_off()
+            over = over or is_called_off() or is_finished(recipe, position.epoch, position.history)
     if signals.received is not None:
         raise Interrupted(signals.received, position.step)
     return state

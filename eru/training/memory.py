@@ -1,10 +1,13 @@
 """The memory that a training needs, compared with what the machine has."""
 
 import os
+from pathlib import Path
 
 import torch
 
 __all__ = ["check_memory"]
+
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")  # Of a Linux container; it says "max" where there is no limit.
 
 
 def check_memory(needed: int, device: str | torch.device, what: str) -> None:
@@ -28,6 +31,8 @@ def check_memory(needed: int, device: str | torch.device, what: str) -> None:
         place, there = "the GPU", torch.cuda.get_device_properties(device).total_memory
     elif hasattr(os, "sysconf"):  # Windows has no such call, so nothing is refused there.
         place, there = "this machine", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if _CONTAINER.exists() and (limit := _CONTAINER.read_text().strip()).isdecimal():
+            there = min(there, int(limit))
     else:
         return
     if needed > there:

@@ -192,14 +192,13 @@ class RunFolder:
         records = {record["epoch"]: record for record in self.metrics() if record.get("event") == "epoch"}
         return [records[number] for number in sorted(records)]
 
-    def save_weights(self, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    def save_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Write the weights to ``model.safetensors``, as `eru.training.weights.write_weights` does.
 
         Args:
             state_dict: Names and tensors, on any device.
-            metadata: Further text to keep in the file.
         """
-        write_weights(self.weights_path, state_dict, metadata)
+        write_weights(self.weights_path, state_dict)
 
     def load_weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         """Read the weights from ``model.safetensors``, tied tensors under each of their names.

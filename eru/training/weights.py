@@ -16,28 +16,17 @@ __all__ = ["read_weights", "write_weights"]
 _ALIASES = "aliases"
 
 
-def write_weights(path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     """Write weights, each tied tensor once, in place of an older file of that name.
 
     safetensors refuses shared memory. So of several names for one tensor the first is stored, and the file's metadata
-    says under ``"aliases"`` (a JSON object, name -> stored name) which others there are. Equal weights and metadata
-    give an equal file, byte for byte.
+    says under ``"aliases"`` (a JSON object, name -> stored name) which others there are. Equal weights give an equal
+    file, byte for byte.
 
     Args:
         path: The file.
         state_dict: Names and tensors, on any device.
-        metadata: Further text to keep in the file.
-
-    Raises:
-        ValueError: The metadata has a field ``"aliases"``.
-        TypeError: A value of the metadata is not a string.
     """
-    metadata = {"format": "pt", **(metadata or {})}
-    if _ALIASES in metadata:
-        raise ValueError(f"metadata must not hold {_ALIASES!r}: it names the tied tensors")
-    for name, value in metadata.items():
-        if not isinstance(value, str):
-            raise TypeError(f"metadata must map strings to strings, got {value!r} for {name!r}")
     unique: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_name: dict[tuple, str] = {}
@@ -48,7 +37,7 @@ def write_weights(path: Path, state_dict: Mapping[str, Tensor], metadata: Mappin
             unique[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         else:
             aliases[name] = stored
-    content = serialize(unique, {**metadata, _ALIASES: json.dumps(aliases)})
+    content = serialize(unique, {"format": "pt", _ALIASES: json.dumps(aliases)})
     with atomic_write(path, "wb") as file:
         file.write(_with_sorted_metadata(content))
 
