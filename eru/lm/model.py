@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +166,7 @@ class LanguageModel(nn.Module):
 
 def detach(state: list[State]) -> list[State]:
     """The state cut from its history, so that gradients end where the window does."""
-    return [tuple(part.detach() for part in layer) for layer in state]
+    return [cast("State", tuple(part.detach() for part in layer)) for layer in state]
 
 
 def locked_dropout(x: Tensor, p: float, training: bool) -> Tensor:
