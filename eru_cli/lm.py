@@ -23,7 +23,7 @@ from eru_cli.options import answer, as_json, data_dir, device, resolve_device, s
 @data_dir
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="By default small.")
 @click.option("--out", metavar="FOLDER", help="The run folder; by default runs/<data>-<recipe>.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out, with the options it has.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint, with the run's own options.")
 @click.option("--epochs", type=int, help="Passes over the text, over which the schedule runs: --set epochs=N.")
 @click.option("--max-steps", type=int, help="Stop when the run has so many steps; --resume goes on.")
 @click.option("--minutes", type=float, help="Stop this call after that time; --resume goes on.")
@@ -52,7 +52,8 @@ def lm_train(
     if epochs is not None and changes.setdefault("epochs", epochs) != epochs:
         raise ValueError(f"--epochs {epochs} and --set epochs={changes['epochs']} differ: give one of them")
     place = resolve_device(device)
-    if resume and out is not None and (Path(out) / "config.json").exists():
+    out = out or f"runs/{Path(data or 'stdlib').resolve().name}-{recipe or 'small'}"
+    if resume and (Path(out) / "config.json").exists():
         # The options of a run are in its folder. What is given besides is compared with them.
         folder, base = open_folder(out)
         base = base if recipe is None else make_recipe(recipe)
@@ -61,7 +62,6 @@ def lm_train(
         base, data, precision = make_recipe(recipe or "small"), data or "stdlib", precision or "float32"
     plan = replace(base, **changes)
     corpus = load_corpus(data, data_dir)
-    out = out or f"runs/{Path(corpus.name).name}-{plan.name}"
     advice = f"go on with lm-train --resume --out {shlex.quote(out)}"
     try:
         result = train(

@@ -165,6 +165,8 @@ def test_the_default_folder_is_named_after_corpus_and_recipe(call, corpus, tmp_p
     arguments = ("--recipe=small", "--max-steps=0", "--set=hidden_size=4", "--set=embedding_size=4", "--json")
     assert call("lm-train", "--data", corpus, *arguments).json["run"] == "runs/tiny-small"
     assert open_run(tmp_path / "runs" / "tiny-small").recipe.hidden_size == 4
+    resumed = call("lm-train", "--data", corpus, "--device=cpu", "--resume", "--max-steps=1", "--json").json
+    assert (resumed["run"], resumed["steps"]) == ("runs/tiny-small", 1)
 
 
 def test_resume_starts_goes_on_and_ends(train, tmp_path):
