@@ -24,14 +24,14 @@ from ptb import places
 from torch import nn
 
 from eru.lm.batches import Streams
-from eru.lm.job import Job
+from eru.lm.build import count_parameters
 from eru.lm.model import LanguageModel, nearest_hidden_size
-from eru.lm.recipes import Recipe, build_model, make_recipe
+from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
 from eru.lm.train import fit
-from eru.training import Ranks, RunFolder, read_json, seed_everything, write_json
+from eru.training import Limits, Ranks, RunFolder, read_json, seed_everything, write_json
 
 # Far from convergence dropout only slows; the paper's 0.5 belongs to 200 epochs.
 COMMON = {
@@ -59,10 +59,13 @@ def make_model(form: str, recipe: Recipe, vocab_size: int) -> LanguageModel:
         layer_dropout=recipe.layer_dropout,
         output_dropout=recipe.output_dropout,
     )
-    with torch.device("meta"):
-        wanted = sum(p.numel() for p in build_model(recipe, vocab_size).parameters())
-    # Multiples of four only: a grouped map has four groups.
-    model = build(4 * nearest_hidden_size(wanted, lambda quarter: build(4 * quarter)))
+
+    def count(quarter: int) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build(4 * quarter).parameters())
+
+    # The size is a multiple of four, since a grouped map has four groups.
+    model = build(4 * nearest_hidden_size(count_parameters(recipe, vocab_size), count))
     if form == "time":
         # Its convolutions carry a window of their own from one call to the next, beside h and c.
         model.layers = nn.ModuleList(OverTimeERU(layer.input_size, layer.hidden_size) for layer in model.layers)
@@ -79,10 +82,9 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
     folder.check_same_config(config)
     ranks = Ranks.from_environment(device)
     streams = Streams(splits["train"].ids, recipe.batch_size)
-    job = Job(recipe, folder, streams, splits["valid"].ids, ranks, precision, recipe.epochs, 2**62)
     seed_everything(recipe.seed)
     model = make_model(form, recipe, tokenizer.vocab_size).to(ranks.device)
-    fit(model, job)
+    fit(model, recipe, folder, streams, splits["valid"].ids, ranks=ranks, limits=Limits(), precision=precision)
     row = {
         **config,
         "places": places(folder),

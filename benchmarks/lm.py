@@ -20,8 +20,9 @@ from environment import write_result
 from paired import paired
 from torch import Tensor, nn
 
+from eru.lm.build import build_model
 from eru.lm.model import detach
-from eru.lm.recipes import build_model, make_recipe
+from eru.lm.recipes import make_recipe
 
 VOCABULARY, BATCH, STEPS = 10_000, 20, 70
 EPOCH_TOKENS = 929_589  # of the Penn Treebank

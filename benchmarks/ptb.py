@@ -57,15 +57,15 @@ def start_name(run: str, weights: str) -> str:
     return run if is_packaged else f"runs/{run}"
 
 
-def train_command(run: LanguageModelRun, epochs: int) -> str:
+def train_command(run: LanguageModelRun) -> str:
     """The command that trains the run again, for as many epochs as it has."""
-    recipe, config = asdict(run.recipe), run.folder.config
+    recipe, config, done = asdict(run.recipe), run.folder.config, run.folder.epochs()
     plain = asdict(make_recipe(run.recipe.name))
     python = "python" if config["processes"] == 1 else f"torchrun --nproc-per-node {config['processes']}"
     parts = [f"{python} cli.py lm-train --data ptb --recipe {run.recipe.name} --precision {config['precision']}"]
     parts += [f"--set {name}={str(value).lower()}" for name, value in recipe.items() if value != plain[name]]
-    if epochs < run.recipe.epochs:
-        parts.append(f"--epochs {epochs}")
+    if len(done) < run.recipe.epochs:
+        parts.append(f"--max-steps {done[-1]['step']}")
     if "start" in config:
         parts.append(f"--from {start_name(**config['start'])}")
     return " ".join([*parts, f"--out runs/{run.folder.path.name}"])
@@ -87,13 +87,13 @@ def result_of(run: LanguageModelRun, corpus: Corpus, device: str, *, test: bool)
         "environment": {**environment(device), "command": command},
         "run": name,
         "training": {
-            "command": train_command(run, epochs[-1]["epoch"]),
+            "command": train_command(run),
             "fingerprint": corpus.fingerprint,
             **{field: config[field] for field in ("precision", "processes", "versions", "start") if field in config},
             "places": places(run.folder),
             "recipe": asdict(run.recipe),
         },
-        "parameters": sum(p.numel() for p in run.build_model().parameters()),
+        "parameters": sum(p.numel() for p in run.load_model().parameters()),
         "epochs": len(epochs),
         "seconds": round(sum(row["seconds"] for row in epochs), 1),
         "exact_valid_perplexity": round(evaluate(run, "valid", data=corpus, device=device).perplexity, 2),

@@ -20,7 +20,8 @@ from paired import paired
 from torch import nn
 
 import eru
-from eru.lm.recipes import build_model, make_recipe
+from eru.lm.build import build_model
+from eru.lm.recipes import make_recipe
 
 TOKENS = 100
 

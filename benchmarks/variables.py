@@ -30,7 +30,8 @@ def step_ms(threads: int, steps: int) -> float:
     import torch
     from lm import train_step
 
-    from eru.lm.recipes import build_model, make_recipe
+    from eru.lm.build import build_model
+    from eru.lm.recipes import make_recipe
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -1,50 +1,39 @@
 """lm-train, lm-eval and lm-generate."""
 
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from eru.lm.adapt.search import default_grid, parse_values
 from eru.lm.evaluate import evaluate
 from eru.lm.generate import generate, lacking
-from eru.lm.job import time_limit
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
-from eru.lm.run_folder import open_run
+from eru.lm.run_folder import open_folder, open_run, trained_on
 from eru.lm.text.corpus import load_corpus
 from eru.lm.train import train
+from eru.training import Interrupted
 from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say, speaks
 
 
-def _default_recipe(place: str) -> str:
-    if torch.device(place).type == "cuda":
-        say("recipe: paper-15m, because there is a GPU (choose with --recipe)")
-        return "paper-15m"
-    say("recipe: small, because there is no GPU (choose with --recipe)")
-    return "small"
-
-
 @click.command("lm-train")
-@click.option("--data", default="stdlib", help="stdlib, ptb, or a folder with train.txt, valid.txt and test.txt.")
+@click.option("--data", help="stdlib (the default), ptb, or a folder with train.txt, valid.txt and test.txt.")
 @data_dir
-@click.option("--recipe", type=click.Choice(list(RECIPES)), help="By default small on a CPU, paper-15m on a GPU.")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="By default small.")
 @click.option("--out", metavar="FOLDER", help="The run folder; by default runs/<data>-<recipe>.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start if there is none.")
-@click.option("--epochs", type=int, help="Total epochs; the recipe's by default.")
-@click.option("--max-steps", type=int, help="Total steps, at most.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint, with the run's own options.")
+@click.option("--epochs", type=int, help="Passes over the text, over which the schedule runs: --set epochs=N.")
+@click.option("--max-steps", type=int, help="Stop when the run has so many steps; --resume goes on.")
 @click.option("--minutes", type=float, help="Stop this call after that time; --resume goes on.")
 @click.option("--from", "start", metavar="RUN", help="Start from the best weights of that run, or of a trained model.")
 @device
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the products.")
-@click.option("--tokenizer", type=click.Choice(["word", "sentencepiece", "char"]), help="The recipe's by default.")
-@click.option("--vocab-size", type=int, help="Most entries in the vocabulary.")
-@click.option("--seed", type=int, help="The recipe's by default.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the products; by default float32.")
 @click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
 @as_json
 def lm_train(
-    data: str,
+    data: str | None,
     data_dir: str | None,
     recipe: str | None,
     out: str | None,
@@ -57,35 +46,45 @@ def lm_train(
     precision: Any,
     as_json: bool,
     fields: tuple[str, ...],
-    **named: Any,
 ) -> None:
     """Train a language model into a run folder."""
-    stop = None if minutes is None else time_limit(minutes)
-    place = resolve_device(device)
     changes = dict(parse_field(text) for text in fields)
-    changes |= {name: value for name, value in named.items() if value is not None}
-    plan = make_recipe(recipe or _default_recipe(place), **changes)
+    if epochs is not None and changes.setdefault("epochs", epochs) != epochs:
+        raise ValueError(f"--epochs {epochs} and --set epochs={changes['epochs']} differ: give one of them")
+    place = resolve_device(device)
+    out = out or f"runs/{Path(data or 'stdlib').resolve().name}-{recipe or 'small'}"
+    if resume and (Path(out) / "config.json").exists():
+        # The options of a run are in its folder. What is given besides is compared with them.
+        folder, base = open_folder(out)
+        base = base if recipe is None else make_recipe(recipe)
+        data, precision = data or trained_on(folder)[0], precision or folder.config.get("precision")
+    else:
+        base, data, precision = make_recipe(recipe or "small"), data or "stdlib", precision or "float32"
+    plan = replace(base, **changes)
     corpus = load_corpus(data, data_dir)
-    folder = out or f"runs/{Path(corpus.name).name}-{plan.name}"
-    result = train(
-        plan,
-        corpus,
-        folder,
-        resume=resume,
-        epochs=epochs,
-        max_steps=max_steps,
-        start=start,
-        stop=stop,
-        device=place,
-        precision=precision,
-    )
+    advice = f"go on with lm-train --resume --out {shlex.quote(out)}"
+    try:
+        result = train(
+            plan,
+            corpus,
+            out,
+            resume=resume,
+            start=start,
+            max_steps=max_steps,
+            minutes=minutes,
+            device=place,
+            precision=precision,
+        )
+    except Interrupted as interrupted:
+        say(f"{interrupted}: {advice}")
+        raise click.exceptions.Exit(128 + interrupted.signum) from interrupted
     if not speaks():
         return
-    run = open_run(folder)
+    run = open_run(out)
     if run.folder.weights_path.exists():
         say(f"sample: {generate(run, '', 60, temperature=0.8, seed=plan.seed)}")
     if not result.finished:
-        say(f"stopped after step {result.steps}, {result.epochs} epochs complete: go on with --resume")
+        say(f"stopped after step {result.steps}, {result.epochs} epochs complete: {advice}")
     text = (
         f"{result.run}: {result.parameters:,} parameters, {result.epochs} epochs, {result.steps} steps, "
         f"{result.tokens_per_second:,.0f} tokens/s\n"

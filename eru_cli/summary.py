@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import click
+import torch
 
 from eru.complexity import Stage, stages
-from eru.lm.recipes import RECIPES, build_model, make_recipe
+from eru.lm.build import build_model, count_parameters
+from eru.lm.recipes import RECIPES, make_recipe
 from eru.lm.run_folder import open_run
 from eru_cli.options import answer, as_json
 from vision import create_model, list_models
@@ -22,17 +23,10 @@ from vision import create_model, list_models
 def summary(name: str, vocab_size: int, shape: str, as_json: bool) -> None:
     """Parameters and multiply-adds by stage of the model NAME.
 
-    NAME is a recipe or a run folder, counted per token, or a vision model, counted per picture.
+    NAME is a recipe, a run folder or a trained model of the package (ptb-awd-7m), counted per token, or a vision
+    model, counted per picture.
     """
-    if name in list_models():
-        found = _vision_stages(name, shape)
-    elif name in RECIPES or Path(name).is_dir():
-        found = _language_stages(name, vocab_size)
-    else:
-        raise ValueError(
-            f"{name!r} is neither a recipe ({', '.join(RECIPES)}), nor a run folder, "
-            f"nor a vision model ({', '.join(list_models('*_100*'))}, ...)"
-        )
+    found = _vision_stages(name, shape) if name in list_models() else _language_stages(name, vocab_size)
     total = Stage("total", sum(stage.parameters for stage in found), sum(stage.multiply_adds for stage in found))
     width = max(len(row.name) for row in found) + 2
     lines = [f"{'stage':{width}s}{'parameters':>14s}{'multiply-adds':>18s}"]
@@ -42,7 +36,18 @@ def summary(name: str, vocab_size: int, shape: str, as_json: bool) -> None:
 
 
 def _language_stages(name: str, vocab_size: int) -> Sequence[Stage]:
-    model = build_model(make_recipe(name), vocab_size) if name in RECIPES else open_run(name).build_model()
+    if name in RECIPES:
+        recipe = make_recipe(name)
+    else:
+        try:
+            run = open_run(name)
+        except ValueError as error:
+            names = ", ".join([*RECIPES, *list_models("*_100*")])
+            raise ValueError(f"{error} (NAME is a recipe, a run or a model: {names}, ...)") from error
+        recipe, vocab_size = run.recipe, run.tokenizer.vocab_size
+    count_parameters(recipe, vocab_size)  # This refuses sizes that are larger than any memory.
+    with torch.device("meta"):  # Nothing is computed, so nothing needs to be stored.
+        model = build_model(recipe, vocab_size)
     # Outside of its submodules the language model holds and computes the tied softmax.
     return [replace(stage, name=stage.name or "softmax") for stage in stages(model, [(1, 1)], integer=True)]
 

@@ -15,7 +15,8 @@ from torch import nn
 from eru.complexity import stages
 from eru.eesp import EESP, receptive_field_limit
 from eru.esp import EESPA, ESP
-from eru.lm.recipes import build_model, make_recipe
+from eru.lm.build import build_model
+from eru.lm.recipes import make_recipe
 from vision import create_model
 from vision.backbone import channels
 from vision.detection import Detector

@@ -12,7 +12,7 @@ from torch import Tensor
 from eru.lm.adapt.dynamic import gradient_rms
 from eru.lm.adapt.search import AdaptationGrid, choose_adaptation, grid_losses
 from eru.lm.model import LanguageModel, evaluating
-from eru.lm.run_folder import LanguageModelRun, open_run
+from eru.lm.run_folder import LanguageModelRun, open_run, trained_on
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokens import encode_corpus
 
@@ -243,10 +243,7 @@ def _find_corpus(
     """The corpus to read, and whether it was meant to be the run's own and is not any more."""
     if data is not None:
         return data if isinstance(data, Corpus) else load_corpus(data, data_dir), False
-    try:
-        name, fingerprint = (run.folder.config["data"][field] for field in ("name", "fingerprint"))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{run.folder.config_path} does not name the corpus of its training: {error}") from error
+    name, fingerprint = trained_on(run.folder)
     corpus = load_corpus(name, data_dir)
     return corpus, corpus.fingerprint != fingerprint
 

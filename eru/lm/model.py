@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,9 @@ class Features(NamedTuple):
     """What the last layer gives for a window of tokens.
 
     Attributes:
-        raw: outputs of the last layer (T, B, E).
-        dropped: the same after dropout, the input of the softmax.
-        state: the state of every layer, to carry to the next window.
+        raw: The outputs of the last layer (T, B, E).
+        dropped: The same after dropout, the input of the softmax.
+        state: The state of every layer, to carry to the next window.
     """
 
     raw: Tensor
@@ -40,26 +40,25 @@ class LanguageModel(nn.Module):
     and the first logits are small.
 
     Args:
-        vocab_size: V.
+        vocab_size: V, the number of tokens that there are.
         embedding_size: E.
-        hidden_size: H of all layers but the last.
-        num_layers: number of layers.
-        cell: ``"eru"``, or ``"lstm"``, the control: the same recurrence with dense input maps; or whatever else makes
-            the input maps, see ``input_transform`` of :class:`eru.ERUCell`.
-        conv_axis: of the ERU cells, see :class:`eru.ERUCell`.
-        kernel_size: of the ERU cells.
-        input_dropout: on the embedded tokens.
-        layer_dropout: between layers.
-        output_dropout: before the softmax.
-        embedding_dropout: drops whole words of the embedding.
-        weight_dropout: on the recurrent weights.
-        locked: one dropout mask over time (variational dropout) in place of a fresh one per step.
+        hidden_size: H, the width of all layers but the last.
+        num_layers: The number of layers.
+        cell: ``"eru"``; or ``"lstm"``, the control, which is the same recurrence with dense input maps; or whatever
+            else makes the input maps, see ``input_transform`` of `eru.ERUCell`.
+        kernel_size: The taps of the ERU cells, by default theirs. Other cells have none.
+        input_dropout: The dropout on the embedded tokens.
+        layer_dropout: The dropout between layers.
+        output_dropout: The dropout before the softmax.
+        embedding_dropout: The dropout of whole words of the embedding.
+        weight_dropout: The dropout on the recurrent weights.
+        locked: Whether one dropout mask holds for all steps (variational dropout) in place of a fresh one for each.
 
     Shape:
-        tokens (T, B), logits (T, B, V).
+        Tokens are (T, B), logits (T, B, V).
 
     Raises:
-        ValueError: sizes or probabilities that make no sense, or an unknown cell.
+        ValueError: A size or a probability makes no sense, the cell is unknown, or it has no use for an option.
 
     Source:
         ESPNetv2, section 4.4; tying: arXiv 1611.01462.
@@ -79,8 +78,7 @@ class LanguageModel(nn.Module):
         num_layers: int = 3,
         *,
         cell: CellName | InputTransform = "eru",
-        conv_axis: Literal["feature", "time"] = "feature",
-        kernel_size: int = 3,
+        kernel_size: int | None = None,
         input_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         output_dropout: float = 0.0,
@@ -102,12 +100,13 @@ class LanguageModel(nn.Module):
             ("layer_dropout", layer_dropout),
             ("output_dropout", output_dropout),
             ("embedding_dropout", embedding_dropout),
-            ("weight_dropout", weight_dropout),
         ):
-            if not 0 <= p < 1:
-                raise ValueError(f"{name}={p}: must be at least 0 and below 1")
+            if not 0 <= p <= 1:
+                raise ValueError(f"{name}={p}: must be a probability from 0 to 1")
         if cell not in ("eru", "lstm") and not callable(cell):
             raise ValueError(f"cell={cell!r}: must be 'eru', 'lstm' or a callable")
+        if cell != "eru" and kernel_size is not None:
+            raise ValueError(f"kernel_size={kernel_size}: only cell='eru' has taps, and cell={cell!r} was given")
         self.vocab_size, self.embedding_size = vocab_size, embedding_size
         self.input_dropout, self.layer_dropout, self.output_dropout = input_dropout, layer_dropout, output_dropout
         self.embedding_dropout, self.locked = embedding_dropout, locked
@@ -116,14 +115,19 @@ class LanguageModel(nn.Module):
         self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
         make = partial(ERU, weight_dropout=weight_dropout)
-        if cell == "eru":
-            make = partial(make, kernel_size=kernel_size)
-        else:
+        if cell != "eru":
             make = partial(make, input_transform=dense_gates if cell == "lstm" else cell)
+        elif kernel_size is not None:
+            make = partial(make, kernel_size=kernel_size)
         self.layers = nn.ModuleList(make(a, b) for a, b in pairwise(widths))
 
     def features(self, tokens: Tensor, state: list[State] | None = None) -> Features:
-        """Run the recurrent layers over tokens (T, B); ``state`` defaults to zeros."""
+        """Run the recurrent layers over a window of tokens.
+
+        Args:
+            tokens: The ids (T, B).
+            state: The state before them, as `Features` holds it; zeros by default.
+        """
         drop = locked_dropout if self.locked else F.dropout
         x = self._embed(tokens) * math.sqrt(self.embedding_size)
         x = drop(x, self.input_dropout, self.training)
@@ -153,18 +157,20 @@ class LanguageModel(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
         if self.embedding_dropout and self.training:
+            # A word is dropped wherever it stands. That is the same as dropping rows of the embedding, on far fewer
+            # numbers.
             words = F.dropout(x.new_ones(self.vocab_size, 1), self.embedding_dropout)
-            x = x * words[tokens]  # the same as dropping rows of the embedding, on far fewer numbers
+            x = x * words[tokens]
         return x
 
 
 def detach(state: list[State]) -> list[State]:
-    """The state cut from its history, so that gradients end at the window."""
-    return [tuple(part.detach() for part in layer) for layer in state]
+    """The state cut from its history, so that gradients end where the window does."""
+    return [cast("State", tuple(part.detach() for part in layer)) for layer in state]
 
 
 def locked_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Dropout of (T, B, features) with one mask over time (variational dropout, arXiv 1512.05287).
+    """Dropout of (T, B, features) with one mask for all steps (variational dropout, arXiv 1512.05287).
 
     Example:
         >>> y = locked_dropout(torch.ones(9, 2, 3), 0.5, training=True)
@@ -175,7 +181,7 @@ def locked_dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def dense_gates(input_size: int, output_size: int) -> nn.Linear:
-    """The LSTM's input map, drawn so that unit-variance inputs give unit-variance gates, as the ERU's are."""
+    """The LSTM's input map, drawn like the ERU's: inputs of unit variance give gates of unit variance."""
     linear = nn.Linear(input_size, output_size, bias=False)
     nn.init.normal_(linear.weight, std=1 / math.sqrt(input_size))
     return linear
@@ -201,29 +207,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def nearest_hidden_size(parameters: int, build: Callable[[int], nn.Module]) -> int:
+def nearest_hidden_size(parameters: int, count: Callable[[int], int]) -> int:
     """The hidden size whose model has the number of parameters nearest to ``parameters``.
 
     Args:
-        parameters: the number wanted.
-        build: makes the model of a hidden size; the larger the size, the more parameters.
+        parameters: The number wanted.
+        count: The number of parameters of the model of a hidden size; it grows with the size.
 
     Raises:
-        ValueError: the number of parameters does not grow with the size.
+        ValueError: The number of parameters does not grow with the size.
 
     Example:
-        >>> nearest_hidden_size(110, lambda size: nn.Linear(size, 10))
+        >>> nearest_hidden_size(110, lambda size: 10 * size + 10)
         10
     """
-
-    def count(size: int) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in build(size).parameters())
-
     low, high = 1, 2
     while count(high) < parameters:
         if count(high) <= count(low):
-            raise ValueError(f"build: no more parameters at size {high} than at {low}, so none has {parameters}")
+            raise ValueError(f"count: no more parameters at size {high} than at {low}, so none has {parameters}")
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

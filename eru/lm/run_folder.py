@@ -1,28 +1,26 @@
-"""A language model's run folder: what is written when it starts, and how other commands open it."""
+"""A language model's run folder: how it starts, how it is resumed, and how other commands open it."""
 
-import hashlib
 import platform
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 import eru
-from eru.lm.batches import Streams
+from eru.lm.build import build_model, check_model_fits
 from eru.lm.model import LanguageModel
-from eru.lm.recipes import SHAPE, Recipe, build_model
+from eru.lm.recipes import SHAPE, Recipe, read_recipe
 from eru.lm.text.corpus import Corpus
-from eru.lm.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
-from eru.lm.text.tokens import TokenSplit, encode_corpus
-from eru.training import Ranks, RunFolder, atomic_write
+from eru.lm.text.tokenizer import Tokenizer, load_tokenizer
+from eru.storage import draft_of
+from eru.training import Ranks, RunFolder, write_json
 
 TRAINED = Path(__file__).with_name("trained")
 """Run folders of trained models that come with the package."""
 
 _KIND = "language-model"
-_DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -30,28 +28,30 @@ class LanguageModelRun:
     """A run folder with what its config describes.
 
     Attributes:
-        folder: the files.
-        recipe: every number of the training.
-        tokenizer: text to ids and back.
+        folder: The files.
+        recipe: Every number of the training.
+        tokenizer: Text to ids and back.
     """
 
     folder: RunFolder
     recipe: Recipe
     tokenizer: Tokenizer
 
-    def build_model(self, device: str | torch.device = "cpu") -> LanguageModel:
-        """The recipe's model with weights drawn from the current seed."""
-        return build_model(self.recipe, self.tokenizer.vocab_size).to(device)
-
     def load_model(self, device: str | torch.device = "cpu") -> LanguageModel:
         """The trained model, in evaluation mode.
 
+        Args:
+            device: Where it is to compute.
+
         Raises:
-            ValueError: no weights yet, or a broken file.
+            ValueError: There are no weights yet, their file is broken, or the model is too large for this machine.
         """
-        model = self.build_model(device)
+        vocab_size = self.tokenizer.vocab_size
+        weights = self.folder.load_weights(device)
+        check_model_fits(self.recipe, vocab_size, device, training=False)
+        model = build_model(self.recipe, vocab_size).to(device)
         try:
-            model.load_state_dict(self.folder.load_weights(device))
+            model.load_state_dict(weights)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ValueError(f"{self.folder.weights_path} does not fit its config.json: {reason}") from error
@@ -63,30 +63,32 @@ class LanguageModelRun:
         The copy opens as the run does, and a new run can start from it; it does not resume.
 
         Args:
-            out: its folder, which must not be there yet; it appears when it is complete.
+            out: The copy's folder, which must not be there yet; it appears when it is complete.
 
         Raises:
-            ValueError: something in the folder's place, or no weights to copy.
+            ValueError: Something is in the folder's place, or there are no weights to copy.
         """
         out = Path(out)
         if out.exists():
             raise ValueError(f"out={str(out)!r} is there already: choose a folder that is not")
         weights = {name: weight.bfloat16() for name, weight in self.folder.load_weights().items()}
         out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as draft:
-            copy = RunFolder.create(Path(draft) / out.name, self.folder.config)
+        with draft_of(out) as draft:
+            copy = RunFolder.create(draft, self.folder.config)
             copy.save_weights(weights)
-            self.tokenizer.save(copy.path / "tokenizer")
+            self.tokenizer.save(_tokenizer_folder(draft))
             if self.folder.card_path.exists():
                 copy.write_card(self.folder.card_path.read_text(encoding="utf-8"))
-            copy.path.rename(out)
 
 
 def open_run(path: str | Path) -> LanguageModelRun:
     """Open a run folder that training made, or by its name a trained model that comes with the package.
 
+    Args:
+        path: The folder or the name. A folder of that name goes before the package's model.
+
     Raises:
-        ValueError: no run there, a broken file, or a run of something else.
+        ValueError: No run is there, a file is broken, or it is a run of something else.
 
     Example:
         >>> open_run("ptb-awd-7m").recipe.hidden_size
@@ -94,18 +96,49 @@ def open_run(path: str | Path) -> LanguageModelRun:
     """
     if not Path(path).exists() and str(path) in trained_names():
         path = TRAINED / path
+    folder, recipe = open_folder(path)
+    return LanguageModelRun(folder, recipe, load_tokenizer(_tokenizer_folder(folder.path)))
+
+
+def open_folder(path: str | Path) -> tuple[RunFolder, Recipe]:
+    """Open a language model's run folder, with or without a tokenizer in it, and read its recipe.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The folder, whose config has every field of the recipe, and the recipe.
+
+    Raises:
+        ValueError: No run is there, its config.json is broken, or it is a run of something else.
+    """
     folder = RunFolder.open(path)
     if folder.config.get("kind") != _KIND:
         raise ValueError(f"{path} holds no language model: kind={folder.config.get('kind')!r} in its config.json")
     try:
-        recipe = Recipe(**folder.config["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
+        recipe = read_recipe(folder.config["recipe"])
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{folder.config_path} is broken: {error}") from error
-    return LanguageModelRun(folder, recipe, load_tokenizer(Path(path) / "tokenizer"))
+    return replace(folder, config={**folder.config, "recipe": asdict(recipe)}), recipe
+
+
+def trained_on(folder: RunFolder) -> tuple[str, str]:
+    """The name and the fingerprint of the corpus that a run was trained on.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        ValueError: Its config.json does not name them.
+    """
+    try:
+        return folder.config["data"]["name"], folder.config["data"]["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder.config_path} does not name the corpus of its training: {error}") from error
 
 
 def trained_names() -> list[str]:
-    """Names of the trained models that come with the package.
+    """The names of the trained models that come with the package.
 
     Example:
         >>> trained_names()
@@ -114,96 +147,140 @@ def trained_names() -> list[str]:
     return sorted(config.parent.name for config in TRAINED.glob("*/config.json"))
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What a run that starts from another one takes from it."""
+def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> LanguageModelRun:
+    """Open the run whose weights and tokenizer another one starts from.
 
-    name: str
-    tokenizer: Tokenizer
-    weights: bytes
-
-    @classmethod
-    def open(cls, path: str | Path, recipe: Recipe, corpus: Corpus) -> "_Start":
-        """Read the run in ``path``, which must have the recipe's shape and the corpus' text."""
-        run = open_run(path)
-        its = {"recipe": {name: getattr(run.recipe, name) for name in SHAPE}, "data": run.folder.config.get("data")}
-        ours = {"recipe": {name: getattr(recipe, name) for name in SHAPE}, "data": {"fingerprint": corpus.fingerprint}}
-        replace(run.folder, config=its).check_same_config(ours, ignore=("data.name",))
-        run.load_model()  # so that what is broken is told before the new folder is made
-        return cls(run.folder.path.resolve().name, run.tokenizer, run.folder.weights_path.read_bytes())
-
-
-def start_run(
-    path: str | Path,
-    recipe: Recipe,
-    corpus: Corpus,
-    precision: str,
-    *,
-    resume: bool,
-    ranks: Ranks,
-    start: str | Path | None = None,
-) -> tuple[LanguageModelRun, dict[str, TokenSplit]]:
-    """Make the run folder, or with ``resume`` open it where there is one, and encode the corpus.
-
-    Whatever can fail because of the text or the recipe fails before anything is written. A resumed run keeps its own
-    recipe's ``epochs``, since they are the length of its schedule. With ``start``, another run folder, the new one
-    holds that run's tokenizer and best weights, so it no longer needs that run.
+    Args:
+        path: Its folder, or the name of a trained model of the package.
+        recipe: The new run's recipe, which must be of the same shape.
+        corpus: The new run's text, which must be the same.
 
     Raises:
-        ValueError: a folder that already holds a run, or with ``resume`` a run of another recipe, text, precision,
-            start or number of processes; a text too small for the recipe; a start that does not fit.
+        ValueError: The run does not fit or is broken.
+    """
+    run = open_run(path)
+    its = {"recipe": {name: getattr(run.recipe, name) for name in SHAPE}, "data": run.folder.config.get("data")}
+    ours = {"recipe": {name: getattr(recipe, name) for name in SHAPE}, "data": {"fingerprint": corpus.fingerprint}}
+    replace(run.folder, config=its).check_same_config(ours, ignore=("data.name",))
+    return run
+
+
+def run_config(
+    recipe: Recipe, corpus: Corpus, precision: str, processes: int, start: LanguageModelRun | None = None
+) -> dict[str, Any]:
+    """What config.json says that a run is, besides the versions that made it.
+
+    Args:
+        recipe: The numbers of the training.
+        corpus: The text.
+        precision: The precision of the products.
+        processes: The number of processes that train together.
+        start: The run that it starts from.
+
+    Raises:
+        ValueError: The run that it starts from has no weights.
     """
     config: dict[str, Any] = {
         "kind": _KIND,
         "recipe": asdict(recipe),
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
         "precision": precision,
-        "processes": ranks.world_size,
+        "processes": processes,
     }
-    source = None if start is None else _Start.open(start, recipe, corpus)
-    if source is not None:
-        config["start"] = {"run": source.name, "weights": hashlib.sha256(source.weights).hexdigest()}
-    tokenizer_folder = Path(path) / "tokenizer"
-    there = resume and (Path(path) / "config.json").exists()
-    ranks.barrier()  # until all have looked, so that none takes the folder that is made below for an older one
-    if there:
-        folder = RunFolder.open(path)
-        folder = replace(folder, config=_with_defaults(folder.config))
-        folder.check_same_config({**folder.config, **config}, ignore=("recipe.epochs", "data.name"))
-        if (tokenizer_folder / "tokenizer.json").exists():
-            run = open_run(path)
-            return run, encode_corpus(corpus, run.tokenizer)
-        # A kill came before the tokenizer, which is written last: what follows makes it again.
-        if source is None and "start" in folder.config:
+    if start is not None:
+        config["start"] = {"run": start.folder.path.resolve().name, "weights": start.folder.weights_sha256()}
+    return config
+
+
+def create_run(
+    path: str | Path, recipe: Recipe, tokenizer: Tokenizer, config: dict[str, Any], ranks: Ranks
+) -> LanguageModelRun:
+    """Make the folder of a new run; the training itself writes everything else.
+
+    Args:
+        path: The folder.
+        recipe: The numbers of the training.
+        tokenizer: The tokenizer of its text.
+        config: What `run_config` says of the run.
+        ranks: The processes that train together, of which the first one writes.
+
+    Raises:
+        ValueError: The folder holds a run or a file that the run would overwrite, or a file is in its place.
+    """
+    versions = {"eru": eru.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    folder = RunFolder(Path(path), {**config, "versions": versions})
+    if ranks.is_main:
+        RunFolder.create(path, folder.config)
+        tokenizer.save(_tokenizer_folder(folder.path))
+    ranks.barrier()
+    return LanguageModelRun(folder, recipe, tokenizer)
+
+
+def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: Ranks) -> LanguageModelRun | None:
+    """Open a run to go on with, which must be the very run that is asked for.
+
+    Only a run whose learning rate stays as it is may have another number of epochs than before.
+
+    Args:
+        path: The folder.
+        recipe: The numbers of the training.
+        config: What `run_config` says of the run.
+        ranks: The processes that train together, of which the first one writes.
+
+    Returns:
+        The run; or None where there is none, or where it was killed before its first checkpoint. What such a run left
+        is removed.
+
+    Raises:
+        ValueError: The run is another one, has lost its checkpoint, or needs the weights to start from once more.
+    """
+    is_there = (Path(path) / "config.json").exists()
+    ranks.barrier()  # No process may make the folder before every other one has looked for it.
+    if not is_there:
+        return None
+    folder, saved = open_folder(path)
+    folder.check_same_config({**folder.config, **config}, ignore=("recipe.epochs", "data.name"))
+    if recipe.epochs != saved.epochs and saved.schedule != "constant":
+        raise ValueError(
+            f"epochs={recipe.epochs}: the learning rate of the run in {path} falls over {saved.epochs} epochs, so it "
+            f"cannot go on with another number; leave it at {saved.epochs}, or start a new run"
+        )
+    if not folder.state_path.exists() and folder.load_state() is None:
+        if "start" in folder.config and "start" not in config:
             raise ValueError(
                 f"{path} was killed before it held the weights to start from: name their run again (--from)"
             )
-    if source is None:
-        tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
-    else:
-        tokenizer = source.tokenizer
-    splits = encode_corpus(corpus, tokenizer)
-    _check_trainable(recipe, splits["train"], tokenizer.vocab_size, ranks)
-    if ranks.is_main:
-        if not there:
-            versions = {"eru": eru.__version__, "torch": torch.__version__, "python": platform.python_version()}
-            RunFolder.create(path, {**config, "versions": versions})
-        if source is not None:
-            with atomic_write(RunFolder.open(path).weights_path, "wb") as file:
-                file.write(source.weights)
-        tokenizer.save(tokenizer_folder)
-    ranks.barrier()
-    return open_run(path), splits
+        ranks.barrier()
+        if ranks.is_main:
+            remove_run(folder)
+        return None
+    if recipe.epochs != saved.epochs:
+        folder = replace(folder, config={**folder.config, "recipe": asdict(recipe)})
+        if ranks.is_main:
+            write_json(folder.config_path, folder.config)
+    return LanguageModelRun(folder, recipe, load_tokenizer(_tokenizer_folder(folder.path)))
 
 
-def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """A config whose recipe has every field: what one that is older than a field means is the field's default."""
-    recipe = config.get("recipe")
-    return {**config, "recipe": {**_DEFAULTS, **recipe}} if isinstance(recipe, dict) else config
+def has_begun(folder: RunFolder) -> bool:
+    """Whether a run has a record of a step, or a checkpoint behind its first one.
+
+    Args:
+        folder: The run folder.
+    """
+    state = folder.load_state()
+    is_behind = state is not None and state["position"]["step"] > 0
+    return is_behind or any(record["event"] == "step" for record in folder.metrics())
 
 
-def _check_trainable(recipe: Recipe, split: TokenSplit, vocab_size: int, ranks: Ranks) -> None:
-    """Raise ValueError unless there is a model of these sizes and text enough for its batches."""
-    Streams(split.ids, recipe.batch_size, ranks.rank, ranks.world_size)
-    with torch.device("meta"):
-        build_model(recipe, vocab_size)
+def remove_run(folder: RunFolder) -> None:
+    """Remove a run's files, and its folder where nothing else is in it.
+
+    Args:
+        folder: The run folder.
+    """
+    shutil.rmtree(_tokenizer_folder(folder.path), ignore_errors=True)
+    folder.discard()
+
+
+def _tokenizer_folder(path: Path) -> Path:
+    return path / "tokenizer"

@@ -16,7 +16,7 @@ class _TiedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         gradient = features @ weight.t()  # (N, V): first the logits without their bias, then their gradient
-        # What traces the operators must see operators.
+        # A tracer of operators, such as torch.compile's, must see operators.
         is_native = gradient.device.type == "cpu" and kernels.refusal(gradient.dtype) is None
         if is_native and not torch.compiler.is_compiling():
             loss, grad_bias = kernels.cross_entropy_(gradient, bias.float().contiguous(), targets.contiguous())
@@ -63,10 +63,10 @@ def tied_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: 
     other array of their size. Second derivatives are refused.
 
     Args:
-        features: (N, E).
-        weight: (V, E).
-        bias: (V,).
-        targets: ids (N,), each from 0 to V - 1.
+        features: The inputs of the softmax (N, E).
+        weight: The embedding (V, E).
+        bias: One number for each token that there is (V,).
+        targets: The ids to predict (N,), each from 0 to V - 1.
 
     Example:
         >>> loss = tied_cross_entropy(torch.zeros(3, 2), torch.zeros(7, 2), torch.zeros(7), torch.tensor([0, 3, 6]))

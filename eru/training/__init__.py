@@ -1,39 +1,52 @@
 """What any training run needs, whatever it trains.
 
-The run folder with its checkpoints, random states, schedules, weight averaging, distribution over processes,
-progress and learning curves. Nothing here knows what is being trained.
+The run folder with its checkpoints, random states, limits, signals, schedules, updates, weight averaging, distribution
+over processes, progress and learning curves. Nothing here knows what is being trained.
 """
 
 from eru.storage import atomic_write, read_json, write_json
 from eru.training.averaging import WeightAverage, has_stalled
 from eru.training.curves import plot_curve
 from eru.training.distributed import Ranks
+from eru.training.limits import Limits
 from eru.training.machine import machine
-from eru.training.numerics import NonFiniteLossError, check_finite
+from eru.training.memory import check_memory
+from eru.training.numerics import NonFiniteLossError, Precision, autocast, check_finite
 from eru.training.progress import Progress
 from eru.training.rng import rng_state, seed_everything, set_rng_state
 from eru.training.run import RunFolder
-from eru.training.schedules import Schedule, constant, make_schedule, warmup_cosine, warmup_linear
+from eru.training.schedules import Schedule, schedule_factor
+from eru.training.signals import Interrupted, StopSignals
+from eru.training.state import Position, TrainingState
+from eru.training.updates import OptimizerName, make_optimizer, update
 
 __all__ = [
+    "Interrupted",
+    "Limits",
     "NonFiniteLossError",
+    "OptimizerName",
+    "Position",
+    "Precision",
     "Progress",
     "Ranks",
     "RunFolder",
     "Schedule",
+    "StopSignals",
+    "TrainingState",
     "WeightAverage",
     "atomic_write",
+    "autocast",
     "check_finite",
-    "constant",
+    "check_memory",
     "has_stalled",
     "machine",
-    "make_schedule",
+    "make_optimizer",
     "plot_curve",
     "read_json",
     "rng_state",
+    "schedule_factor",
     "seed_everything",
     "set_rng_state",
-    "warmup_cosine",
-    "warmup_linear",
+    "update",
     "write_json",
 ]

@@ -26,7 +26,7 @@ def has_stalled(history: Sequence[float], n: int = 5) -> bool:
     at the first small rise; the authors call that a typo and the code right (issue 13 there).
 
     Args:
-        history: All validation losses (or perplexities), oldest first, the newest last.
+        history: All validation losses, oldest first, the newest last.
         n: The non-monotone interval: how many evaluations without progress are forgiven, >= 1.
 
     Raises:

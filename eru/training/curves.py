@@ -1,7 +1,7 @@
 """The learning curve of a run as a picture."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,28 @@ from eru.storage import atomic_write
 
 __all__ = ["plot_curve"]
 
-Points = dict[int, float]  # step -> value
+Points = dict[int, float]  # From a step to a value.
 
 
-def plot_curve(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> bool:
-    """Draw training and validation perplexity and the learning rate against the step.
+def plot_curve(
+    metrics: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    quantity: str = "loss",
+    of_loss: Callable[[float], float] = float,
+) -> bool:
+    """Draw the training and validation losses, or what follows from them, and the learning rate against the step.
 
-    Perplexity is exp(loss), the loss being in nats. Where a resumed run logged a step a second time, the
-    later record counts; values that are missing or not finite are left out.
+    Where a resumed run logged a step a second time, the later record counts. Values that are missing or not finite are
+    left out.
 
     Args:
-        metrics: Records as `RunFolder.metrics` returns them. Of `"event": "step"` the fields `step`, `loss`
-            and `learning_rate` are drawn, of `"event": "epoch"` `step`, `train_loss`, `valid_loss` and
-            `learning_rate`, of `"event": "resume"` `step`. Others are ignored.
+        metrics: Records as `RunFolder.metrics` returns them. Of ``"event": "step"`` the fields ``step``, ``loss`` and
+            ``learning_rate`` are drawn, of ``"event": "epoch"`` ``step``, ``train_loss``, ``valid_loss`` and
+            ``learning_rate``, of ``"event": "resume"`` ``step``. Others are ignored.
         path: The PNG file to write.
+        quantity: What is drawn, as its axis says.
+        of_loss: That quantity of a loss; it grows with the loss and is above 0, since its axis is logarithmic.
 
     Returns:
         Whether the picture was drawn: False, and no file, if matplotlib is not installed.
@@ -41,7 +49,8 @@ def plot_curve(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> bool:
     figure = Figure(figsize=(8.0, 5.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _draw_perplexity(upper, metrics)
+    _draw_losses(upper, metrics, of_loss)
+    upper.set_ylabel(quantity)
     _draw_learning_rate(lower, metrics)
     resumed = [record["step"] for record in metrics if record.get("event") == "resume"]
     for axes in (upper, lower):
@@ -57,10 +66,11 @@ def plot_curve(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> bool:
     return True
 
 
-def _draw_perplexity(axes: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
-    steps = _perplexities(metrics, "step", "loss")
-    train = _perplexities(metrics, "epoch", "train_loss")
-    valid = _perplexities(metrics, "epoch", "valid_loss")
+def _draw_losses(axes: Any, metrics: Sequence[Mapping[str, Any]], of_loss: Callable[[float], float]) -> None:
+    steps, train, valid = (
+        _finite({step: of_loss(loss) for step, loss in _points(metrics, event, field).items()})
+        for event, field in (("step", "loss"), ("epoch", "train_loss"), ("epoch", "valid_loss"))
+    )
     if steps:
         axes.plot(*_columns(steps), color="tab:blue", alpha=0.4, linewidth=1.0, label="training")
     if train:
@@ -72,7 +82,6 @@ def _draw_perplexity(axes: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(*_columns(valid), color="tab:orange", marker="s", markersize=4, label=label)
     axes.set_yscale("log")
     _set_log_ticks(axes, [*steps.values(), *train.values(), *valid.values()])
-    axes.set_ylabel("perplexity")
 
 
 def _draw_learning_rate(axes: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -86,7 +95,7 @@ def _draw_learning_rate(axes: Any, metrics: Sequence[Mapping[str, Any]]) -> None
 
 
 def _set_log_ticks(axes: Any, values: list[float]) -> None:
-    """Plain round numbers; within less than a decade a logarithmic locator would find too few of them."""
+    """Put ticks at plain round numbers; within less than a decade a logarithmic locator would find too few of them."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     narrow = bool(values) and max(values) < 8.0 * min(values)
@@ -98,12 +107,11 @@ def _set_log_ticks(axes: Any, values: list[float]) -> None:
 def _points(metrics: Sequence[Mapping[str, Any]], event: str, field: str) -> Points:
     """The finite values of a field over the steps; a later record of a step replaces an earlier one."""
     chosen = {record["step"]: record.get(field) for record in metrics if record.get("event") == event}
-    return {step: value for step, value in chosen.items() if value is not None and math.isfinite(value)}
+    return _finite({step: value for step, value in chosen.items() if value is not None})
 
 
-def _perplexities(metrics: Sequence[Mapping[str, Any]], event: str, field: str) -> Points:
-    largest = 700.0  # exp(710) overflows
-    return {step: math.exp(min(loss, largest)) for step, loss in _points(metrics, event, field).items()}
+def _finite(points: Points) -> Points:
+    return {step: value for step, value in points.items() if math.isfinite(value)}
 
 
 def _columns(points: Points) -> tuple[list[int], list[float]]:

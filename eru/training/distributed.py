@@ -19,9 +19,9 @@ class Ranks:
     around the model, so that the model's names, its saved weights and its methods stay its own.
 
     Attributes:
-        rank: Number of this process, from 0.
-        world_size: Number of processes.
-        local_rank: Number of this process on its machine, from 0.
+        rank: The number of this process, from 0.
+        world_size: The number of processes.
+        local_rank: The number of this process on its machine, from 0.
         device: Where this process computes.
 
     Example:
@@ -106,6 +106,14 @@ class Ranks:
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.item() / self.world_size
+
+    def any(self, answer: bool) -> bool:
+        """Return whether the answer of any process is true, so that all of them go on alike.
+
+        Args:
+            answer: This process's answer.
+        """
+        return self.mean(float(answer)) > 0
 
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the main process's parameters and buffers.

@@ -9,15 +9,15 @@ import torch
 
 __all__ = ["machine"]
 
-# What changes the speed from outside of a program: threads that wait awake or not, where they may run, huge pages.
+# These change the speed from outside of a program: how threads wait, where they may run, huge pages, the backend.
 _SPEED = ("OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "THP_MEM_ALLOC_ENABLE", "ERU_BACKEND", "ERU_NATIVE")
 
 
 def machine(device: str | torch.device) -> dict[str, Any]:
-    """Name of the device (where it has one, else its type), threads, variables that change the speed, torch.
+    """The name of the device (its type where it has none), threads, variables that change the speed, and torch.
 
     Args:
-        device: where it computes.
+        device: Where the process computes.
 
     Example:
         >>> sorted(machine("cpu"))

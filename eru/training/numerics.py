@@ -1,31 +1,50 @@
-"""The check that stops a run before it saves broken weights over good ones."""
+"""The precision of the arithmetic, and the check that stops a run before it saves broken weights over good ones."""
 
 import math
+from contextlib import AbstractContextManager
+from typing import Any, Literal, get_args
 
-__all__ = ["NonFiniteLossError", "check_finite"]
+import torch
+
+__all__ = ["NonFiniteLossError", "Precision", "autocast", "check_finite"]
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class NonFiniteLossError(ValueError):
     """The training loss became NaN or infinite."""
 
 
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Compute the ``with`` block in a precision.
+
+    Args:
+        device: The device that computes.
+        precision: ``"float32"``, or ``"bfloat16"`` for products in bfloat16 and everything else in float32.
+
+    Raises:
+        ValueError: There is no such precision.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r}: must be one of {', '.join(get_args(Precision))}")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def check_finite(loss: float, step: int) -> None:
-    """Stop the run if its loss is NaN or infinite. To be called before a checkpoint is overwritten.
+    """Stop the run if its loss is NaN or infinite, before a checkpoint is overwritten.
 
     Args:
         loss: The training loss.
-        step: The global step it belongs to.
+        step: The number of the step that it belongs to.
 
     Raises:
-        NonFiniteLossError: If `loss` is not finite.
+        NonFiniteLossError: The loss is not finite.
 
     Example:
         >>> check_finite(5.1, step=50)
-        >>> try:
-        ...     check_finite(float("nan"), step=100)
-        ... except NonFiniteLossError as error:
-        ...     print(error)
-        the loss is nan at step 100: lower the learning rate or train in float32
+        >>> check_finite(float("nan"), step=100)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        eru.training.numerics.NonFiniteLossError: the loss is nan at step 100: lower the learning rate ...
     """
     if not math.isfinite(loss):
         advice = "lower the learning rate or train in float32"

@@ -13,14 +13,13 @@ __all__ = ["Progress"]
 class Progress:
     """The progress of a whole run on stderr, as a context manager.
 
-    On a terminal a bar shows the step, the time left of the whole run, and what `show` was last given.
-    Anywhere else there is no bar, only the lines of `end_epoch`. Leaving the context closes the bar, on an
-    exception too.
+    On a terminal a bar shows the step, the time left of the whole run, and what `show` was last given. Anywhere else
+    there is no bar, only the lines of `end_epoch`. Leaving the context closes the bar, on an exception too.
 
     Args:
-        total_steps: Number of steps of the whole run.
-        first_step: Number of steps that were done before, by the run that is resumed.
-        unit: What `rate` counts, in the plural.
+        total_steps: The number of steps of the whole run, as far as it is known; `expect` changes it.
+        first_step: The number of steps that were done before, by the run that is resumed.
+        unit: What a rate counts, in the plural.
         quiet: Write nothing at all, as every process but the main one should.
         stream: Where to write; stderr by default.
 
@@ -35,10 +34,10 @@ class Progress:
 
     def __init__(
         self,
-        total_steps: int,
+        total_steps: int = 0,
         *,
         first_step: int = 0,
-        unit: str = "tokens",
+        unit: str = "samples",
         quiet: bool = False,
         stream: TextIO | None = None,
     ) -> None:
@@ -52,9 +51,17 @@ class Progress:
             file=self._stream,
             disable=quiet or not self._stream.isatty(),
             dynamic_ncols=True,
-            smoothing=0.0,  # the mean rate since the start: evaluations, too, are part of the time left
+            smoothing=0.0,  # The mean rate since the start, since evaluations, too, are part of the time left.
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
+
+    def expect(self, total_steps: int) -> None:
+        """Change the number of steps of the whole run, where it is not known beforehand.
+
+        Args:
+            total_steps: The number that is expected now.
+        """
+        self._total = self._bar.total = total_steps
 
     def advance(self) -> None:
         """Count one step."""
@@ -65,9 +72,9 @@ class Progress:
         """Change the figures beside the bar.
 
         Args:
-            epoch: Epochs done, with a fraction.
+            epoch: The epochs done, with a fraction.
             loss: The recent training loss.
-            rate: `unit` per second.
+            rate: The units per second.
         """
         text = f"epoch {epoch:.2f}, loss {loss:.3f}, {rate:,.0f} {self._unit}/s"
         self._bar.set_postfix_str(text, refresh=False)

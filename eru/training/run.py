@@ -1,4 +1,4 @@
-"""The run folder: everything one training run leaves behind, and all that a later command needs."""
+"""The run folder: everything that one training run leaves behind, and all that a later command needs."""
 
 import hashlib
 import json
@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from eru.storage import atomic_write, read_json, write_json
+from eru.training.weights import read_weights, write_weights
 
 __all__ = ["RunFolder"]
 
-_ALIASES = "aliases"
 _ABSENT = "<absent>"
 
 
@@ -26,13 +24,12 @@ _ABSENT = "<absent>"
 class RunFolder:
     """A folder with one training run's configuration, metrics, weights, training state, model card and curve.
 
-    Make one with `RunFolder.create` or `RunFolder.open`. Every file but `metrics.jsonl` is replaced
-    atomically; `metrics.jsonl` is only ever appended to. A kill at any moment leaves a folder that opens and
-    resumes.
+    Make one with `RunFolder.create` or `RunFolder.open`. Every file but ``metrics.jsonl`` is replaced as a whole;
+    ``metrics.jsonl`` is only ever appended to. A kill at any moment leaves a folder that opens and resumes.
 
     Attributes:
         path: The folder.
-        config: The configuration as `config.json` holds it.
+        config: The configuration, as ``config.json`` holds it.
 
     Example:
         >>> import tempfile
@@ -47,32 +44,32 @@ class RunFolder:
 
     @property
     def config_path(self) -> Path:
-        """`config.json`: the configuration, written once."""
+        """``config.json``: the configuration."""
         return self.path / "config.json"
 
     @property
     def metrics_path(self) -> Path:
-        """`metrics.jsonl`: one JSON object a line, in the order of events."""
+        """``metrics.jsonl``: one JSON object a line, in the order of events."""
         return self.path / "metrics.jsonl"
 
     @property
     def weights_path(self) -> Path:
-        """`model.safetensors`: the weights to evaluate and to publish."""
+        """``model.safetensors``: the weights to evaluate and to publish."""
         return self.path / "model.safetensors"
 
     @property
     def state_path(self) -> Path:
-        """`state.pt`: what a resumed run continues from."""
+        """``state.pt``: the checkpoint that a resumed run continues from."""
         return self.path / "state.pt"
 
     @property
     def card_path(self) -> Path:
-        """`README.md`: the model card."""
+        """``README.md``: the model card."""
         return self.path / "README.md"
 
     @property
     def curve_path(self) -> Path:
-        """`curve.png`: the learning curve."""
+        """``curve.png``: the learning curve."""
         return self.path / "curve.png"
 
     @classmethod
@@ -84,19 +81,12 @@ class RunFolder:
             config: What defines the run, as JSON can express it.
 
         Raises:
-            ValueError: If `path` is a file, already holds a run, or holds a file that the run would
-                overwrite.
+            ValueError: The path is a file, holds a run already, or holds a file that the run would overwrite.
         """
         folder = cls(Path(path), _as_json(config))
         if folder.config_path.exists():
             raise ValueError(f"{path} holds a run already: continue it with --resume or take another folder")
-        for own in (
-            folder.metrics_path,
-            folder.weights_path,
-            folder.state_path,
-            folder.card_path,
-            folder.curve_path,
-        ):
+        for own in folder._files[1:]:
             if own.exists():
                 raise ValueError(f"{own} would be overwritten by the new run: choose another folder")
         try:
@@ -114,7 +104,7 @@ class RunFolder:
             path: The folder.
 
         Raises:
-            ValueError: If there is no run in `path`, or its `config.json` is broken.
+            ValueError: There is no run in the folder, or its ``config.json`` is broken.
         """
         file = Path(path) / "config.json"
         if not file.is_file():
@@ -124,16 +114,29 @@ class RunFolder:
             raise ValueError(f"{file} must hold a JSON object, got {type(config).__name__}")
         return cls(Path(path), config)
 
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        """The files that this class writes, ``config.json`` first."""
+        others = (self.metrics_path, self.weights_path, self.state_path, self.card_path, self.curve_path)
+        return (self.config_path, *others)
+
+    def discard(self) -> None:
+        """Remove the run's own files, and the folder where nothing else is in it."""
+        for file in reversed(self._files):
+            file.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
     def check_same_config(self, config: Mapping[str, Any], ignore: Collection[str] = ()) -> None:
         """Refuse to resume under another configuration.
 
         Args:
             config: The configuration given now.
-            ignore: Fields that may differ, such as totals and paths. Fields of nested objects are written
-                `"outer.inner"`.
+            ignore: The fields that may differ, such as totals and paths. Fields of nested objects are written
+                ``"outer.inner"``.
 
         Raises:
-            ValueError: If any other field differs; the message lists each with its saved and its given value.
+            ValueError: Any other field differs. The message lists each with its saved and its given value.
         """
         saved, given = dict(_fields(self.config)), dict(_fields(_as_json(config)))
         differing = [
@@ -148,7 +151,7 @@ class RunFolder:
             )
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one record to `metrics.jsonl`, on the disk when this returns.
+        """Append one record to ``metrics.jsonl``; it is on the disk when this returns.
 
         Args:
             record: What JSON can express. NaN and infinities, which it cannot, are stored as null.
@@ -157,14 +160,14 @@ class RunFolder:
         with self.metrics_path.open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a killed run left half a line: it must not swallow this one
+                if file.read(1) != b"\n":  # A killed run left half a line, which must not swallow this one.
                     line = b"\n" + line
             file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read all records of `metrics.jsonl`, oldest first, without the half lines that kills left.
+        """Read all records of ``metrics.jsonl``, oldest first, without the half lines that kills left.
 
         Returns:
             The records; an empty list before the first. A value that was not finite is None.
@@ -175,7 +178,7 @@ class RunFolder:
         for line in self.metrics_path.read_bytes().split(b"\n"):
             try:
                 records.append(json.loads(line))
-            except ValueError:  # empty, or cut off: a proper beginning of an object is never JSON itself
+            except ValueError:  # The line is empty or cut off: a proper beginning of an object is never JSON itself.
                 continue
         return records
 
@@ -183,117 +186,92 @@ class RunFolder:
         """Read the records of all complete epochs, in order.
 
         Returns:
-            Those of `"event": "epoch"`. A run killed just after such a record writes it again when resumed; the later
-            one counts.
+            Those of ``"event": "epoch"``. A run killed just after such a record writes it again when resumed; the
+            later one counts.
         """
         records = {record["epoch"]: record for record in self.metrics() if record.get("event") == "epoch"}
         return [records[number] for number in sorted(records)]
 
-    def save_weights(
-        self,
-        state_dict: Mapping[str, Tensor],
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        """Write the weights to `model.safetensors`, each tied tensor once.
-
-        safetensors refuses shared memory, so of several names for one tensor the first is stored, and the
-        file's metadata says under `"aliases"` (a JSON object, name -> stored name) which others to restore.
-        Equal weights and metadata give an equal file, byte for byte.
+    def save_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Write the weights to ``model.safetensors``, as `eru.training.weights.write_weights` does.
 
         Args:
             state_dict: Names and tensors, on any device.
-            metadata: Further text to keep in the file, string to string.
-
-        Raises:
-            ValueError: If `metadata` has a field `"aliases"`.
-            TypeError: If a value of `metadata` is not a string.
         """
-        metadata = {"format": "pt", **(metadata or {})}
-        if _ALIASES in metadata:
-            raise ValueError(f"metadata must not hold {_ALIASES!r}: it names the tied tensors")
-        for name, value in metadata.items():
-            if not isinstance(value, str):
-                raise TypeError(f"metadata must map strings to strings, got {value!r} for {name!r}")
-        unique: dict[str, Tensor] = {}
-        aliases: dict[str, str] = {}
-        first_name: dict[tuple, str] = {}
-        for name, tensor in state_dict.items():
-            stored = first_name.setdefault(_memory(tensor), name)
-            if stored == name:
-                # A copy even on the CPU: partly overlapping views are no aliases, yet share their memory.
-                unique[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            else:
-                aliases[name] = stored
-        content = serialize(unique, {**metadata, _ALIASES: json.dumps(aliases)})
-        with atomic_write(self.weights_path, "wb") as file:
-            file.write(_with_sorted_metadata(content))
+        write_weights(self.weights_path, state_dict)
 
     def load_weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """Read the weights from `model.safetensors`, tied tensors under each of their names.
+        """Read the weights from ``model.safetensors``, tied tensors under each of their names.
 
         Args:
-            device: Where the tensors go.
-
-        Returns:
-            Names and tensors, as `nn.Module.load_state_dict` takes them.
+            device: The device that the tensors go to.
 
         Raises:
-            ValueError: If there are no weights yet or the file is broken.
+            ValueError: There are no weights yet, or the file is broken.
         """
-        if not self.weights_path.exists():
-            raise ValueError(f"no weights yet: {self.weights_path} is missing, train the run first")
-        try:
-            with safe_open(self.weights_path, framework="pt", device=str(device)) as file:
-                aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
-                # A list, since the file is no mapping that could be looped over itself.
-                tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{self.weights_path} is broken: {error}") from error
-        return tensors | {name: tensors[stored] for name, stored in aliases.items()}
+        self._check_weights()
+        return read_weights(self.weights_path, device)
 
     def weights_sha256(self) -> str:
-        """SHA-256 of `model.safetensors`, by which results say whose they are.
+        """The SHA-256 of ``model.safetensors``, by which results say whose they are.
 
         Raises:
-            ValueError: If there are no weights yet.
+            ValueError: There are no weights yet.
         """
-        if not self.weights_path.exists():
-            raise ValueError(f"no weights yet: {self.weights_path} is missing, train the run first")
+        self._check_weights()
         with self.weights_path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def _check_weights(self) -> None:
+        if not self.weights_path.exists():
+            raise ValueError(f"no weights yet: {self.weights_path} is missing, train the run first")
+
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Write the training state to `state.pt`.
+        """Write a checkpoint to ``state.pt``; the first one before any weights and any record of an epoch or a stop.
+
+        So a folder that holds these without a checkpoint has lost it, whenever a run was killed.
 
         Args:
             state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None: what
-                `torch.load(weights_only=True)` reads back. No modules, no numpy arrays.
+                ``torch.load(weights_only=True)`` reads back. No modules, no numpy arrays.
         """
         with atomic_write(self.state_path, "wb") as file:
             torch.save(dict(state), file)
 
     def load_state(self) -> dict[str, Any] | None:
-        """Read the training state from `state.pt` to the CPU.
+        """Read the checkpoint from ``state.pt`` to the CPU.
 
         Returns:
-            The state, or None if none was saved yet.
+            The checkpoint, or None if none was saved yet.
 
         Raises:
-            ValueError: If the file is broken or holds more than tensors and plain values.
+            ValueError: The file is lost or broken, or holds more than tensors and plain values.
         """
         if not self.state_path.exists():
+            self._check_nothing_lost()
             return None
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what a damaged archive raises depends on where the damage is
+        except Exception as error:  # What a damaged archive raises depends on where the damage is.
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{self.state_path} is broken and cannot be resumed from: {reason}") from error
         if not isinstance(state, dict):
             raise ValueError(f"{self.state_path} must hold a dict, got {type(state).__name__}")
         return state
 
+    def _check_nothing_lost(self) -> None:
+        """Raise ValueError where a training that starts anew would overwrite what an older one reached."""
+        reached = [record for record in self.metrics() if record.get("event") in ("epoch", "stop")]
+        if self.weights_path.exists() or reached:
+            there = self.weights_path.name if self.weights_path.exists() else f"records in {self.metrics_path.name}"
+            raise ValueError(
+                f"{self.path} cannot go on: it holds {there} of an earlier training, but not its checkpoint "
+                f"{self.state_path.name} (a published copy has none); put that back, or start a new run in another "
+                "folder, from these weights if you like (--from)"
+            )
+
     def write_card(self, text: str) -> None:
-        """Write the model card to `README.md`.
+        """Write the model card to ``README.md``.
 
         Args:
             text: The card in Markdown.
@@ -308,7 +286,7 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values of all leaves, nested names joined by dots."""
+    """The names and values of all leaves, nested names joined by dots."""
     for name, value in config.items():
         if isinstance(value, dict) and value:
             yield from _fields(value, f"{prefix}{name}.")
@@ -322,23 +300,3 @@ def _without_nonfinite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nonfinite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _memory(tensor: Tensor) -> tuple:
-    """Equal for two tensors just when they are one tensor under two names."""
-    where = (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset())
-    return *where, tensor.dtype, tensor.shape, tensor.stride()
-
-
-def _with_sorted_metadata(content: bytes) -> bytes:
-    """The same safetensors file with its metadata in order: the library writes it in a random one.
-
-    The layout: 8 bytes, the header's length in little endian; the header in JSON, padded with spaces; the
-    tensors.
-    """
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[end:]

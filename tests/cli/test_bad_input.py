@@ -103,7 +103,10 @@ def test_an_altered_penn_treebank_file(call, tmp_path):
         (["--device=cpu:1"], ["--device 'cpu:1'"]),
         (["--device=cuda:99"], ["--device 'cuda:99'", "GPUs"]),
         (["--precision=int8"], ["--precision", "int8", "bfloat16"]),
-        (["--tokenizer=bpe"], ["--tokenizer", "bpe", "sentencepiece"]),
+        (["--set=tokenizer=bpe"], ["tokenizer='bpe'", "sentencepiece"]),
+        (["--epochs=2", "--set=epochs=3"], ["--epochs 2", "--set epochs=3", "differ"]),
+        (["--set=hidden_size=10000000"], ["hidden_size=10000000", "GB of memory"]),
+        (["--set=num_layers=100000", "--set=hidden_size=1000"], ["num_layers=100000", "GB of memory"]),
         (["--epochs=-1"], ["epochs=-1"]),
         (["--epochs=few"], ["--epochs", "few"]),
         (["--max-steps=-3"], ["max_steps=-3"]),
@@ -113,11 +116,11 @@ def test_an_altered_penn_treebank_file(call, tmp_path):
         (["--from=nowhere"], ["no run in nowhere"]),
         (["--set=patience=-1"], ["patience=-1"]),
         (["--set=partial_shuffle=1"], ["partial_shuffle=1", "true or false"]),
-        (["--seed=-1"], ["seed", "-1"]),
-        (["--seed=4294967296"], ["seed", "4294967296"]),
-        (["--vocab-size=2"], ["vocab_size=2"]),
-        (["--vocab-size=-5"], ["vocab_size=-5"]),
-        (["--tokenizer=sentencepiece", "--vocab-size=100"], ["vocab_size=100", "259"]),
+        (["--set=seed=-1"], ["seed", "-1"]),
+        (["--set=seed=4294967296"], ["seed", "4294967296"]),
+        (["--set=vocab_size=2"], ["vocab_size=2"]),
+        (["--set=vocab_size=-5"], ["vocab_size=-5"]),
+        (["--set=tokenizer=sentencepiece", "--set=vocab_size=100"], ["vocab_size=100", "259"]),
         (["--set=dropout=0.1"], ["dropout=0.1", "layer_dropout"]),
         (["--set=name=mine"], ["name=mine"]),
         (["--set=hidden_size"], ["hidden_size", "field=value"]),
@@ -168,7 +171,7 @@ def test_a_run_whose_loss_breaks_keeps_its_checkpoint(train, run, monkeypatch):
         patch.setattr(LanguageModel, "loss", lambda self, features, targets: features.raw.sum() * torch.nan)
         refused(train("--resume", "--epochs=3"), "loss is nan")
     after = contents(run)
-    for name in ("state.pt", "model.safetensors", "config.json"):
+    for name in ("state.pt", "model.safetensors"):
         assert after[Path(name)] == before[Path(name)]
     assert train("--resume", "--epochs=3", "--json").json["epochs"] == 3
 
@@ -184,14 +187,23 @@ def test_a_run_is_not_overwritten(train, run):
     [
         (["--recipe=paper-7m"], ["recipe.name", "small", "paper-7m"]),
         (["--set=hidden_size=12"], ["recipe.hidden_size", "saved 8", "given 12"]),
-        (["--seed=7"], ["recipe.seed", "given 7"]),
-        (["--tokenizer=char"], ["recipe.tokenizer", "char"]),
+        (["--set=seed=7"], ["recipe.seed", "given 7"]),
+        (["--set=tokenizer=char"], ["recipe.tokenizer", "char"]),
         (["--precision=bfloat16"], ["precision", "bfloat16"]),
     ],
 )
 def test_resume_refuses_another_recipe(train, run, arguments, named):
     before = contents(run)
     refused(train("--resume", "--epochs=3", *arguments), run, *named)
+    assert contents(run) == before
+
+
+def test_resume_refuses_other_epochs_of_a_falling_rate(train, tmp_path):
+    run = tmp_path / "run"
+    train("--set=schedule=linear", "--epochs=2", "--max-steps=1")
+    before = contents(run)
+    for epochs in ("--epochs=1", "--epochs=3", "--set=epochs=3"):
+        refused(train("--resume", "--set=schedule=linear", epochs), f"epochs={epochs[-1]}", "falls over 2 epochs")
     assert contents(run) == before
 
 
@@ -207,7 +219,7 @@ def test_resume_refuses_another_text_and_goes_on_with_its_own(train, run, spoil)
     [
         (["--set=hidden_size=12"], ["recipe.hidden_size", "saved 8", "given 12"]),
         (["--set=kernel_size=5"], ["recipe.kernel_size", "saved 3", "given 5"]),
-        (["--tokenizer=char"], ["recipe.tokenizer", "char"]),
+        (["--set=tokenizer=char"], ["recipe.tokenizer", "char"]),
     ],
 )
 def test_a_start_of_another_shape(train, run, tmp_path, arguments, named):

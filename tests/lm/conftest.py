@@ -2,8 +2,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from tiny_runs import train_module
 
-import eru.lm.train as train_module
 from eru.lm.text.corpus import SPLITS, Corpus, load_corpus
 
 
@@ -40,5 +40,5 @@ def corpus(make_corpus: Callable[..., Corpus]) -> Corpus:
 def no_pictures() -> Iterator[None]:
     """Draw no learning curves, which would take longer than the tiny runs themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "plot_curve", lambda metrics, path: False)
+        patch.setattr(train_module, "plot_curve", lambda metrics, path, **options: False)
         yield

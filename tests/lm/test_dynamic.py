@@ -10,7 +10,7 @@ from eru.lm.adapt.dynamic import gradient_rms, predict_dynamically
 from eru.lm.model import LanguageModel
 
 V = 7
-FORMS = [{}, {"conv_axis": "time"}, {"cell": "lstm", "embedding_size": 5}]
+FORMS = [{}, {"kernel_size": 5}, {"cell": "lstm", "embedding_size": 5}]
 
 
 def make_model(embedding_size=6, **options):

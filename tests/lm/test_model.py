@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from itertools import pairwise
 from pydoc_data.topics import topics
 
 import pytest
@@ -6,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
+from eru.lm.build import build_model, count_parameters
 from eru.lm.model import LanguageModel, dense_gates, detach, evaluating, locked_dropout, nearest_hidden_size
-from eru.lm.recipes import RECIPES, build_model, make_recipe
+from eru.lm.recipes import RECIPES, make_recipe
 from eru.lm.text.prose import prose_lines
 from eru.lm.text.tokenizer import build_tokenizer
 
@@ -20,19 +22,18 @@ def count(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def eru_layer(m, h, axis="feature"):
+def eru_layer(m, h):
     """Four EESPs with K = g = 4, the recurrent matrix and the bias; a channel's features share taps."""
     d, taps = 4 * math.ceil(h / 16), 3
-    channels = d if axis == "time" else 4
-    return 4 * (m * d // 4 + 4 * channels * taps + 4 * d * h // 4) + 4 * h * h + 4 * h
+    return 4 * (m * d // 4 + 4 * 4 * taps + 4 * d * h // 4) + 4 * h * h + 4 * h
 
 
 def lstm_layer(m, h):
     return 4 * h * m + 4 * h * h + 4 * h
 
 
-def whole(layer, v, e, h, *axis):
-    return v * e + v + layer(e, h, *axis) + layer(h, h, *axis) + layer(h, e, *axis)
+def whole(layer, v, e, h):
+    return v * e + v + layer(e, h) + layer(h, h) + layer(h, e)
 
 
 def tiny(**options):
@@ -40,19 +41,16 @@ def tiny(**options):
     return LanguageModel(11, 8, 12, **options)
 
 
-@pytest.mark.parametrize("axis", ["feature", "time"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_parameter_counts_follow_the_closed_formula(name, axis):
-    recipe = make_recipe(name, conv_axis=axis)
+def test_parameter_counts_follow_the_closed_formula(name):
+    recipe = make_recipe(name)
     with torch.device("meta"):
         model = build_model(recipe, VOCABULARY)
     e, h = recipe.embedding_size, recipe.hidden_size
-    assert count(model) == whole(eru_layer, VOCABULARY, e, h, axis)
+    assert count(model) == whole(eru_layer, VOCABULARY, e, h)
     if e == 400:
         assert model.embedding.weight.numel() + model.softmax_bias.numel() == 4_010_000
         assert count(model) <= (7_000_000 if "7m" in name else 15_000_000)
-        if axis == "time":
-            assert count(model) == 10.25 * h**2 + 232 * h + 4_816_400
 
 
 @pytest.mark.parametrize("name", ["small", "paper-7m", "paper-15m"])
@@ -72,14 +70,30 @@ def test_the_control_has_the_parameters_of_the_eru(name):
 @given(wanted=st.integers(0, 3000), inputs=st.integers(1, 9), square=st.booleans())
 @settings(max_examples=25)
 def test_nearest_hidden_size_against_trying_all(wanted, inputs, square):
-    found = nearest_hidden_size(wanted, lambda size: nn.Linear(size if square else inputs, size))
-    counts = {size: (size if square else inputs) * size + size for size in range(1, 3001)}
+    counts = {size: (size if square else inputs) * size + size for size in range(1, 6001)}
+    found = nearest_hidden_size(wanted, counts.__getitem__)
     assert abs(counts[found] - wanted) == min(abs(n - wanted) for n in counts.values())
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("cell", ["eru", "lstm"])
+def test_parameters_are_counted_without_building(num_layers, cell):
+    recipe = make_recipe("small", num_layers=num_layers, hidden_size=37, kernel_size=5)
+    assert count_parameters(recipe, 50) == count(build_model(recipe, 50))
+    control = build_model(replace(recipe, cell="lstm"), 50)
+    sizes = (whole_lstm(num_layers, control.layers[0].hidden_size + step) for step in (-1, 0, 1))
+    below, found, above = (abs(size - count_parameters(recipe, 50)) for size in sizes)
+    assert num_layers == 1 or found <= min(below, above)
+
+
+def whole_lstm(num_layers, h):
+    widths = [200, *[h] * (num_layers - 1), 200]
+    return 50 * 201 + sum(lstm_layer(m, n) for m, n in pairwise(widths))
 
 
 def test_nearest_hidden_size_ends_where_the_count_does_not_grow():
     with pytest.raises(ValueError, match="no more parameters at size 2 than at 1, so none has 1000"):
-        nearest_hidden_size(1000, lambda size: nn.Linear(3, 3))
+        nearest_hidden_size(1000, lambda size: 12)
 
 
 def test_the_embedding_is_one_parameter_with_gradients_from_both_uses():
@@ -109,9 +123,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits():
     torch.testing.assert_close(model.loss(model.features(tokens), targets), expected)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"conv_axis": "time"}, {"kernel_size": 1}, {"cell": "lstm"}, {"num_layers": 1}]
-)
+@pytest.mark.parametrize("options", [{}, {"kernel_size": 5}, {"kernel_size": 1}, {"cell": "lstm"}, {"num_layers": 1}])
 def test_a_sequence_equals_its_steps_with_carried_state(options):
     model = tiny(**options).double().eval()
     tokens = torch.randint(11, (7, 3))
@@ -267,12 +279,15 @@ def test_evaluating_gives_the_mode_back(training, error):
         ({"hidden_size": 0}, "hidden_size=0: must be at least 1"),
         ({"num_layers": 0}, "num_layers=0: must be at least 1"),
         ({"cell": "gru"}, "cell='gru': must be 'eru', 'lstm' or a callable"),
-        ({"conv_axis": "batch"}, "conv_axis='batch'"),
         ({"kernel_size": 2}, "kernel_size=2"),
         *(
-            ({name: p}, f"{name}={p}: must be at least 0 and below 1")
+            ({"kernel_size": 3, "cell": cell}, "kernel_size=3: only cell='eru' has taps")
+            for cell in ("lstm", dense_gates)
+        ),
+        *(
+            ({name: p}, f"{name}={p}: must be a probability from 0 to 1")
             for name in ("input_dropout", "layer_dropout", "output_dropout", "embedding_dropout", "weight_dropout")
-            for p in (-0.1, 1.0)
+            for p in (-0.1, 1.1, math.nan)
         ),
     ],
 )

@@ -1,15 +1,19 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from tiny_runs import (
+    AVERAGED,
     CASES,
     COSINE,
     Killed,
@@ -22,9 +26,10 @@ from tiny_runs import (
     steps_run,
     stop_after,
     tiny,
+    train_module,
 )
 
-import eru.lm.train as train_module
+import eru.lm.steps
 from eru.lm.batches import segments
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
@@ -62,14 +67,14 @@ def test_the_whole_run(whole, corpus):
 
 
 def test_stopped_and_resumed_equals_whole(whole, corpus, tmp_path):
-    """Stopped inside an epoch, at an epoch's end by steps and by epochs, and inside the last one."""
+    """Stopped inside of an epoch, at an epoch's end, and inside of the last one."""
     recipe, folder = whole
     ends = epoch_ends(folder)
     stops = [
         {"max_steps": ends[0] - 3},
         {"max_steps": ends[0]},
         {"max_steps": ends[0] + 2},
-        {"epochs": len(ends) - 1},
+        {"max_steps": ends[-2]},
         {"max_steps": ends[-1] - 2},
         {},
     ]
@@ -117,15 +122,15 @@ def test_a_stop_at_an_epochs_end_validates_once(whole, corpus, tmp_path, later):
 
 def test_killed_and_resumed_equals_whole(whole, corpus, tmp_path, monkeypatch):
     recipe, folder = whole
-    run, step = tmp_path / "run", train_module._step
+    run, step = tmp_path / "run", train_module.train_step
     last = epoch_ends(folder)[-1] - 1  # in the last epoch, where the mean of the weights is in use
 
-    def killed_at(job, training, start, length):
-        if training.position.step == last:
+    def killed_at(state, *others):
+        if state.position.step == last:
             raise Killed
-        return step(job, training, start, length)
+        return step(state, *others)
 
-    monkeypatch.setattr(train_module, "_step", killed_at)
+    monkeypatch.setattr(train_module, "train_step", killed_at)
     with pytest.raises(Killed):
         train(recipe, corpus, run, quiet=True)
     monkeypatch.undo()
@@ -179,7 +184,7 @@ def test_killed_before_the_last_validation_it_is_not_finished(corpus, tmp_path, 
 
     recipe = tiny(checkpoint_every=2)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "evaluate_tokens", killed)
+        patch.setattr(eru.lm.steps, "evaluate_tokens", killed)
         with pytest.raises(Killed):
             train(recipe, corpus, tmp_path / "run", max_steps=4, quiet=True)
     result = train(recipe, corpus, tmp_path / "run", resume=True, max_steps=4, quiet=True)
@@ -202,7 +207,7 @@ def test_a_process_killed_by_a_signal_resumes(corpus, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(script), json.dumps(asdict(recipe)), corpus.name, str(run)]
     with subprocess.Popen(command, env=environment) as process:
-        while not (run / "state.pt").exists() and process.poll() is None:
+        while process.poll() is None and not ((run / "state.pt").exists() and state_of(run)["position"]["step"]):
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL
@@ -215,19 +220,49 @@ def test_a_process_killed_by_a_signal_resumes(corpus, tmp_path):
     assert {steps_run(run)[n] for n in range(1, checkpoint + 1)} == {1}
 
 
-def test_resume_starts_where_there_is_no_checkpoint(corpus, tmp_path):
-    result = train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=3, quiet=True)
-    assert result.steps == 3
-    (tmp_path / "run" / "state.pt").unlink()
-    again = train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=3, quiet=True)
-    assert again.valid_perplexity == result.valid_perplexity
+def test_resume_starts_where_there_is_no_run(corpus, tmp_path):
+    assert train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=3, quiet=True).steps == 3
+
+
+def test_a_lost_checkpoint_is_no_new_start(corpus, tmp_path):
+    """Whatever of the earlier training is left, nothing of it is overwritten."""
+    whole = tmp_path / "whole"
+    train(tiny(), corpus, whole, max_steps=3, quiet=True)
+    (whole / "state.pt").unlink()
+    for event in ("epoch", "stop"):
+        run = Path(shutil.copytree(whole, tmp_path / event))
+        (run / "model.safetensors").unlink()
+        (run / "metrics.jsonl").write_text(json.dumps({"event": event, "step": 3, "epoch": 1}) + "\n")
+    weights = Path(shutil.copytree(whole, tmp_path / "weights"))
+    (weights / "metrics.jsonl").unlink()
+    open_run(whole).publish(tmp_path / "published")
+    for name in ("whole", "epoch", "stop", "weights", "published"):
+        run = tmp_path / name
+        before = contents(run)
+        with pytest.raises(ValueError, match=rf"{run} cannot go on: it holds .* not its checkpoint state\.pt"):
+            train(tiny(), corpus, run, resume=True, quiet=True)
+        assert contents(run) == before
+
+
+@pytest.mark.parametrize("kept", [["config.json"], ["config.json", "tokenizer"], ["config.json", "metrics.jsonl"]])
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(corpus, tmp_path, kept):
+    train(tiny(), corpus, tmp_path / "whole", max_steps=3, quiet=True)
+    run = tmp_path / "run"
+    train(tiny(log_every=1), corpus, run, max_steps=3, quiet=True)
+    records = [record for record in RunFolder.open(run).metrics() if record["event"] in ("start", "step")]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for path in run.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    train(tiny(), corpus, run, resume=True, max_steps=3, quiet=True)
+    assert_same_run(run, tmp_path / "whole")
 
 
 def test_resume_of_a_finished_run_changes_no_byte(whole, corpus):
     recipe, folder = whole
     before = contents(folder)
     done = epoch_ends(folder)[-1]
-    for stop in ({}, {"max_steps": done}, {"max_steps": 1}, {"epochs": 1}):
+    for stop in ({}, {"max_steps": done}, {"max_steps": 1}, {"stop": lambda: True}):
         result = train(recipe, corpus, folder, resume=True, quiet=True, **stop)
         assert (result.epochs, result.steps) == (recipe.epochs, done)
         assert contents(folder) == before
@@ -238,7 +273,8 @@ def test_a_run_of_no_steps_can_be_continued(corpus, tmp_path, stop):
     result = train(tiny(), corpus, tmp_path / "run", quiet=True, **stop)
     assert (result.epochs, result.steps, result.tokens_per_second) == (0, 0, 0)
     assert result.valid_perplexity == result.train_perplexity == math.inf
-    assert train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=1, quiet=True).steps == 1
+    if "epochs" not in stop:
+        assert train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=1, quiet=True).steps == 1
 
 
 def test_the_schedule_does_not_depend_on_the_stop(whole, corpus, tmp_path):
@@ -249,26 +285,50 @@ def test_the_schedule_does_not_depend_on_the_stop(whole, corpus, tmp_path):
         assert event == "step"
         assert record["learning_rate"] == rates[step]
     if recipe.schedule == "cosine":
-        steps = len(rates)
-        for step in range(1, steps + 1):
-            progress = max(step - 1 - 4, 0) / (steps - 4)
-            factor = min(step / 5, (1 + math.cos(math.pi * progress)) / 2)
-            assert math.isclose(rates[step], recipe.learning_rate * factor, rel_tol=1e-9)
+        ends = [0, *epoch_ends(folder)]
+        for epoch, (start, end) in enumerate(pairwise(ends)):
+            windows = end - start
+            for window in range(windows):
+                done, total = epoch * windows + window, recipe.epochs * windows
+                progress = max(done - 4, 0) / (total - 4)
+                factor = min((done + 1) / 5, (1 + math.cos(math.pi * progress)) / 2)
+                assert math.isclose(rates[start + window + 1], recipe.learning_rate * factor, rel_tol=1e-9)
 
 
-def test_a_new_runs_schedule_spans_all_the_epochs_it_is_told_to_do(corpus, tmp_path):
+@pytest.mark.parametrize("epochs", [100_000, 10**12, 10**30])
+def test_nothing_takes_longer_for_more_epochs(corpus, tmp_path, monkeypatch, epochs):
+    listed = []
+    monkeypatch.setattr(train_module, "segments", lambda *args, **draw: listed.append(draw) or segments(*args, **draw))
+    result = train(tiny(**COSINE), corpus, tmp_path / "run", epochs=epochs, max_steps=3, quiet=True)
+    assert (result.steps, result.finished) == (3, False)
+    train(tiny(**COSINE), corpus, tmp_path / "run", epochs=epochs, resume=True, max_steps=4, quiet=True)
+    assert [draw["epoch"] for draw in listed] == [0, 0]
+
+
+def test_epochs_are_those_of_the_recipe(corpus, tmp_path):
     train(tiny(**COSINE), corpus, tmp_path / "told", epochs=4, quiet=True)
     train(tiny(**{**COSINE, "epochs": 4}), corpus, tmp_path / "recipe", quiet=True)
     assert_same_run(tmp_path / "told", tmp_path / "recipe")
 
 
-def test_a_resumed_run_is_not_trained_at_rate_zero(corpus, tmp_path):
+@pytest.mark.parametrize("epochs", [1, 9])
+def test_a_falling_rate_is_not_resumed_with_other_epochs(corpus, tmp_path, epochs):
     recipe = tiny(**COSINE)
     train(recipe, corpus, tmp_path / "run", max_steps=1, quiet=True)
     before = contents(tmp_path / "run")
-    with pytest.raises(ValueError, match=rf"epochs=9: .* after {recipe.epochs} epochs"):
-        train(recipe, corpus, tmp_path / "run", resume=True, epochs=9, quiet=True)
+    with pytest.raises(ValueError, match=rf"epochs={epochs}: the learning rate .* falls over {recipe.epochs} epochs"):
+        train(recipe, corpus, tmp_path / "run", resume=True, epochs=epochs, quiet=True)
     assert contents(tmp_path / "run") == before
+
+
+def test_a_constant_rate_is_resumed_with_other_epochs(corpus, tmp_path):
+    recipe = tiny(**AVERAGED)
+    train(recipe, corpus, tmp_path / "whole", quiet=True)
+    for epochs in (1, 3, recipe.epochs):
+        result = train(recipe, corpus, tmp_path / "run", resume=True, epochs=epochs, quiet=True)
+        assert (result.epochs, result.finished) == (epochs, True)
+        assert open_run(tmp_path / "run").recipe.epochs == epochs
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_its_name(corpus, tmp_path):
@@ -302,7 +362,7 @@ def test_resume_refuses_another_run(whole, corpus, make_corpus, tmp_path):
             train(changed, out=folder, resume=True, quiet=True, **arguments)
         assert contents(folder) == before
     (tmp_path / "config.json").write_text('{"kind": "segmentation"}')
-    with pytest.raises(ValueError, match=r"kind \(saved 'segmentation', given 'language-model'\)"):
+    with pytest.raises(ValueError, match=r"holds no language model: kind='segmentation'"):
         train(recipe, corpus, tmp_path, resume=True, quiet=True)
 
 
@@ -331,8 +391,21 @@ def test_a_config_older_than_a_field_means_its_default(corpus, tmp_path):
     config = json.loads((run / "config.json").read_text())
     for field in ("partial_shuffle", "patience"):
         del config["recipe"][field]
+    config["recipe"]["conv_axis"] = "feature"
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"configuration: recipe\.partial_shuffle \(saved False, given True\);"):
         train(tiny(partial_shuffle=True), corpus, run, resume=True, quiet=True)
     assert train(tiny(), corpus, run, resume=True, max_steps=2, quiet=True).steps == 2
     assert open_run(run).recipe == tiny()
+
+
+def test_a_checkpoint_with_the_older_names_is_resumed(whole, corpus, tmp_path):
+    recipe, folder = whole
+    run = tmp_path / "run"
+    train(recipe, corpus, run, max_steps=epoch_ends(folder)[0] + 2, quiet=True)
+    state = RunFolder.open(run).load_state()
+    position = state["position"]
+    position["window"], position["tokens"] = position.pop("batch"), position.pop("counted")
+    RunFolder.open(run).save_state(state)
+    train(recipe, corpus, run, resume=True, quiet=True)
+    assert_same_run(run, folder)

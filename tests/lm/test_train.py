@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import AVERAGED, contents, course_of, same, state_of, tiny, watch_steps
+from tiny_runs import AVERAGED, contents, course_of, same, state_of, tiny, train_module, watch_steps
 
-import eru.lm.train as train_module
+import eru.lm.steps
 from eru.lm.evaluate import evaluate_tokens
 from eru.lm.model import Features
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
+from eru.lm.steps import activation_penalty
 from eru.lm.text.tokens import encode_corpus
-from eru.lm.train import activation_penalty, train
+from eru.lm.train import train
 from eru.training import NonFiniteLossError, RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -43,7 +44,7 @@ def test_the_mean_of_the_weights_is_saved(corpus, tmp_path, monkeypatch):
             seen.append({name: p.detach().double() for name, p in training.model.named_parameters()})
 
     watch_steps(monkeypatch, keep)
-    monkeypatch.setattr(train_module, "has_stalled", lambda history, n: len(history) == 1)
+    monkeypatch.setattr(eru.lm.steps, "has_stalled", lambda history, n: len(history) == 1)
     # Validated on the text it trains on, the mean of the second epoch is better than the first.
     same_text = type(corpus)(corpus.name, {**corpus.files, "valid": corpus.files["train"]}, "another fingerprint")
     recipe = tiny(**{**AVERAGED, "epochs": 2, "learning_rate": 1.0, "clip": 5.0})
@@ -89,7 +90,7 @@ def test_the_weights_of_the_best_epoch_are_kept(corpus, tmp_path):
     recipe = tiny(learning_rate=0.02, warmup_steps=0, schedule="constant")
     first = train(recipe, corpus, tmp_path / "run", epochs=1, quiet=True)
     saved = (tmp_path / "run" / "model.safetensors").read_bytes()
-    for stop in ({"max_steps": first.steps + 2}, {"epochs": 2}):
+    for stop in ({"epochs": 2, "max_steps": first.steps + 2}, {"epochs": 2}):
         result = train(recipe, corpus, tmp_path / "run", resume=True, quiet=True, **stop)
         assert result.valid_perplexity == first.valid_perplexity
         assert (tmp_path / "run" / "model.safetensors").read_bytes() == saved
@@ -148,7 +149,26 @@ def test_an_absurd_learning_rate_is_one_clear_error(corpus, tmp_path):
         (["a b c"] * 9, {"vocab_size": 2}, {}, "vocab_size=2"),
         (["a b c"] * 9, {}, {"precision": "float16"}, "precision='float16': must be one of float32, bfloat16"),
         (["a b c"] * 9, {}, {"max_steps": -1}, "max_steps=-1: must not be negative"),
-        (["a b c"] * 9, {}, {"epochs": -1}, "epochs=-1: must not be negative"),
+        (["a b c"] * 9, {}, {"epochs": -1}, "epochs=-1: must be finite and not negative"),
+        *(
+            (["a b c"] * 9, {name: value}, {}, rf"{name}={value}: must be")
+            for name, value in (
+                *(("embedding_size", 0), ("hidden_size", 0), ("num_layers", 0), ("bptt", 0), ("batch_size", -2)),
+                *(("input_dropout", 1.5), ("layer_dropout", -1), ("output_dropout", 2), ("embedding_dropout", 3)),
+                *(("weight_dropout", math.nan), ("floor", 2.0), ("warmup_steps", -1)),
+            )
+        ),
+        (["a b c"] * 9, {"seed": -1}, {}, r"seed must be from 0 to 2\*\*32 - 1, got -1"),
+        *(
+            (["a b c"] * 9, sizes, {}, rf"{next(iter(sizes))}=1.*: (needs at least .* GB of memory, and|no memory is)")
+            for sizes in (
+                *({"hidden_size": 10**power} for power in (7, 12, 30)),
+                *({"embedding_size": 10**power} for power in (8, 30)),
+                {"hidden_size": 10**7, "optimizer": "sgd", "cell": "lstm"},
+                {"num_layers": 10**30},
+                {"num_layers": 100_000, "hidden_size": 1000},
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize("resume", [True, False])
@@ -165,7 +185,7 @@ def test_what_cannot_train_leaves_no_folder(make_corpus, tmp_path, train_lines, 
         {"tokenizer": "char"},
         {"tokenizer": "sentencepiece", "vocab_size": 270},
         {"cell": "lstm"},
-        {"conv_axis": "time"},
+        {"kernel_size": 1},
         {"num_layers": 1},
     ],
 )
@@ -201,7 +221,7 @@ def test_the_run_folder_is_complete(corpus, tmp_path, monkeypatch, capsys):
         *("config.json", "metrics.jsonl", "model.safetensors", "state.pt", "README.md", "curve.png", "tokenizer"),
     }
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["recipe"] == asdict(tiny())
+    assert config["recipe"] == asdict(tiny(epochs=1))
     assert config["data"] == {"name": corpus.name, "fingerprint": corpus.fingerprint}
     assert config["versions"]["torch"] == torch.__version__
     card = (tmp_path / "run" / "README.md").read_text()
@@ -235,13 +255,14 @@ def test_golden_curve(tmp_path):
 
 WORKER = """
 import itertools, json, os, sys, torch
-import eru.lm.train as module
+import eru.lm.train
 from eru.lm.text.corpus import load_corpus
 from eru.lm.recipes import Recipe
 
+module = sys.modules["eru.lm.train"]
 models = []
-make_optimizer = module.make_optimizer
-module.make_optimizer = lambda recipe, model: models.append(model) or make_optimizer(recipe, model)
+make_state = module.TrainingState
+module.TrainingState = lambda model, optimizer: models.append(model) or make_state(model, optimizer)
 recipe, corpus = Recipe(**json.loads(sys.argv[3])), load_corpus(sys.argv[1])
 asked = itertools.count()  # before the first step and after each; one process alone ends all
 stop = lambda: os.environ["RANK"] == "1" and next(asked) == 3

@@ -1,12 +1,15 @@
 """Runs of a few steps: their recipes, and what two of them must have in common."""
 
+import importlib
 from collections import Counter
 
 import torch
 
-import eru.lm.train as train_module
 from eru.lm.recipes import make_recipe
 from eru.training import RunFolder
+
+# The package's function of that name hides the module from an import statement.
+train_module = importlib.import_module("eru.lm.train")
 
 
 def tiny(**changes):
@@ -94,12 +97,12 @@ class Killed(BaseException):
 
 
 def watch_steps(monkeypatch, watch):
-    """Call ``watch(training, length)`` after every step."""
-    step = train_module._step
+    """Call ``watch(state, length)`` after every step."""
+    step = train_module.train_step
 
-    def watched(job, training, start, length):
-        loss = step(job, training, start, length)
-        watch(training, length)
+    def watched(state, text, start, length, *others):
+        loss = step(state, text, start, length, *others)
+        watch(state, length)
         return loss
 
-    monkeypatch.setattr(train_module, "_step", watched)
+    monkeypatch.setattr(train_module, "train_step", watched)

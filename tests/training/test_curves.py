@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from eru.training import plot_curve
-from eru.training.curves import _perplexities, _points
+from eru.training.curves import _points
 
 METRICS = [
     {"event": "step", "step": 50, "epoch": 0.1, "loss": 6.0, "learning_rate": 0.001},
@@ -37,8 +37,9 @@ def lines_of(axes):
 
 
 def test_drawn_values(tmp_path, figures):
-    assert plot_curve(METRICS, tmp_path / "curve.png") is True
+    assert plot_curve(METRICS, tmp_path / "curve.png", quantity="perplexity", of_loss=math.exp) is True
     upper, lower = figures[0].axes
+    assert upper.get_ylabel() == "perplexity"
     lines = lines_of(upper)
     training = lines["training"]
     assert list(training.get_xdata()) == [50, 100, 150]
@@ -57,14 +58,15 @@ def test_drawn_values(tmp_path, figures):
 def test_axes_are_labelled_and_logarithmic(tmp_path, figures):
     plot_curve(METRICS, tmp_path / "curve.png")
     upper, lower = figures[0].axes
-    assert (upper.get_yscale(), upper.get_ylabel()) == ("log", "perplexity")
+    assert (upper.get_yscale(), upper.get_ylabel()) == ("log", "loss")
+    assert [list(line.get_ydata()) for line in upper.lines if line.get_label() == "training"] == [[6.0, 5.5, 5.0]]
     assert (lower.get_ylabel(), lower.get_xlabel()) == ("learning rate", "step (weight updates)")
     assert {text.get_text() for text in figures[0].legends[0].texts} == set(lines_of(upper))
 
 
 @pytest.mark.parametrize(("low", "high"), [(95, 110), (80, 300), (80, 900), (60, 10_000), (1, 1_000_000)])
 def test_perplexity_axis_has_a_readable_number_of_ticks(tmp_path, figures, low, high):
-    metrics = [{"event": "step", "step": i, "loss": math.log(value)} for i, value in enumerate((high, low))]
+    metrics = [{"event": "step", "step": i, "loss": value} for i, value in enumerate((high, low))]
     plot_curve(metrics, tmp_path / "curve.png")
     axes = figures[0].axes[0]
     bottom, top = axes.get_ylim()
@@ -101,4 +103,10 @@ def test_the_later_record_counts_even_when_it_has_no_value():
 
 @pytest.mark.parametrize("loss", [None, math.nan, math.inf])
 def test_values_that_are_not_finite_are_left_out(loss):
-    assert _perplexities([{"event": "step", "step": 1, "loss": loss}], "step", "loss") == {}
+    assert _points([{"event": "step", "step": 1, "loss": loss}], "step", "loss") == {}
+
+
+def test_what_follows_from_a_loss_and_is_not_finite_is_left_out(tmp_path, figures):
+    metrics = [{"event": "step", "step": step, "loss": loss} for step, loss in enumerate((1.0, 800.0))]
+    plot_curve(metrics, tmp_path / "curve.png", of_loss=lambda loss: math.exp(loss) if loss < 700 else math.inf)
+    assert list(lines_of(figures[0].axes[0])["training"].get_xdata()) == [0]

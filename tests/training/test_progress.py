@@ -25,7 +25,7 @@ def test_bar_shows_epoch_loss_rate_and_step():
         progress.show(epoch=1.25, loss=5.1234, rate=9876.5)
         progress.advance()
     text = screen.getvalue()
-    assert "epoch 1.25, loss 5.123, 9,876 tokens/s" in text
+    assert "epoch 1.25, loss 5.123, 9,876 samples/s" in text
     assert "401/1000" in text
     assert text.endswith("\n")
 
@@ -107,3 +107,17 @@ def test_default_is_stderr_and_stdout_stays_empty(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("epoch 1")
+
+
+def test_the_steps_that_are_expected_change_the_time_left(monkeypatch):
+    times = iter([0.0, 10.0, 20.0])
+    monkeypatch.setattr("eru.training.progress.time.monotonic", lambda: next(times))
+    log = io.StringIO()
+    with Progress(stream=log) as progress:
+        progress.expect(4)
+        progress.advance()
+        progress.end_epoch("one")
+        progress.expect(3)
+        progress.advance()
+        progress.end_epoch("two")
+    assert log.getvalue().splitlines() == ["one, 30 s left", "two, 10 s left"]

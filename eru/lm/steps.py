@@ -1,0 +1,166 @@
+"""The parts of the training loop: what precedes it, one step, one record, and the end of an epoch."""
+
+import math
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eru.lm.batches import Streams
+from eru.lm.evaluate import evaluate_tokens, perplexity_of
+from eru.lm.model import Features, LanguageModel, detach
+from eru.lm.recipes import Recipe
+from eru.training import (
+    Precision,
+    Progress,
+    Ranks,
+    RunFolder,
+    TrainingState,
+    WeightAverage,
+    autocast,
+    check_finite,
+    has_stalled,
+    schedule_factor,
+    update,
+)
+
+
+def begin(
+    state: TrainingState, recipe: Recipe, folder: RunFolder, valid: np.ndarray, ranks: Ranks, pretrained: bool
+) -> None:
+    """Go back to the checkpoint; where there is none, do what comes before the first step, and save the first one.
+
+    Weights that are worth keeping count as the best until the run has better ones.
+    """
+    if not state.restore(folder, ranks, recipe.seed):
+        if pretrained:
+            state.position.best = validation_loss(state.model, valid, recipe, ranks)
+            state.position.history.append(state.position.best)
+        if recipe.averaging and recipe.nonmonotone_interval == 0:
+            state.average = WeightAverage(state.model)
+        if ranks.is_main:
+            state.save(folder)
+    position = state.position
+    # The weights follow the checkpoint, so that weights without a checkpoint are a sign of loss. A kill may have come
+    # between the two.
+    if ranks.is_main and not position.step and position.history and not folder.weights_path.exists():
+        folder.save_weights(state.model.state_dict())
+
+
+def learning_rate(recipe: Recipe, epoch: int, batch: int, batches: int) -> float:
+    """The rate of a batch of an epoch, on a schedule that takes every epoch to have as many batches as this one."""
+    step, total = epoch * batches + batch, recipe.epochs * batches
+    return recipe.learning_rate * schedule_factor(
+        recipe.schedule, step, total, warmup_steps=recipe.warmup_steps, floor=recipe.floor
+    )
+
+
+def train_step(
+    state: TrainingState,
+    text: Streams,
+    start: int,
+    length: int,
+    recipe: Recipe,
+    rate: float,
+    ranks: Ranks,
+    precision: Precision,
+) -> Tensor:
+    """Take one step of the optimiser on one window; its tokens' mean loss, NaN where a gradient is not finite."""
+    model = cast(LanguageModel, state.model).train()
+    inputs, targets = (ids.to(ranks.device) for ids in text.window(start, length))
+    with autocast(ranks.device, precision):
+        features = model.features(inputs, state.carried)
+        loss = model.loss(features, targets)
+    objective = loss + activation_penalty(features, recipe)
+    norm = update(state.optimizer, objective, learning_rate=rate, clip=recipe.clip, ranks=ranks)
+    state.carried = detach(features.state)
+    if state.average is not None:
+        state.average.update(model)
+    # The norm knows the losses of all processes, so that they stop together, before any saves a broken checkpoint.
+    return torch.where(norm.isfinite(), loss.detach(), math.nan)
+
+
+def activation_penalty(features: Features, recipe: Recipe) -> Tensor | float:
+    """AR and TAR of AWD-LSTM (arXiv 1708.02182, section 4.6): on the dropped outputs, and on the raw ones' changes."""
+    penalty: Tensor | float = 0.0
+    if recipe.activation_regularization:
+        penalty = recipe.activation_regularization * features.dropped.float().square().mean()
+    if recipe.temporal_regularization and len(features.raw) > 1:
+        penalty = penalty + recipe.temporal_regularization * features.raw.float().diff(dim=0).square().mean()
+    return penalty
+
+
+def log_step(
+    state: TrainingState, recipe: Recipe, folder: RunFolder, batches: int, ranks: Ranks, progress: Progress
+) -> None:
+    """Record the mean loss of the epoch so far, of all processes; the epoch has that many batches."""
+    position = state.position
+    epoch = position.epoch + position.batch / batches
+    loss, rate = ranks.mean(position.running_loss), position.rate * ranks.world_size
+    progress.show(epoch=epoch, loss=loss, rate=rate)
+    if ranks.is_main:
+        record = {"event": "step", "step": position.step, "epoch": epoch, "loss": loss}
+        last_rate = learning_rate(recipe, position.epoch, position.batch - 1, batches)
+        folder.log({**record, "learning_rate": last_rate, "tokens_per_second": rate})
+
+
+def end_epoch(
+    state: TrainingState,
+    recipe: Recipe,
+    folder: RunFolder,
+    valid: np.ndarray,
+    batches: int,
+    ranks: Ranks,
+    progress: Progress,
+) -> None:
+    """Validate, keep the weights if they are the best so far, and turn to the next epoch if this one is complete.
+
+    Once averaging has started, both the weights in training and their mean are validated; the mean is what counts. A
+    run that goes on from a stop inside of an epoch must equal one that never stopped, so a stop keeps the weights only
+    where there are none of a complete epoch.
+    """
+    position, model = state.position, state.model
+    complete = position.batch == batches
+    raw = loss = validation_loss(model, valid, recipe, ranks)
+    if state.average is not None and state.average.count:
+        model = state.average.module
+        loss = validation_loss(model, valid, recipe, ranks)
+    check_finite(loss, position.step)
+    if not position.history or (complete and loss < position.best):
+        position.best = loss
+        if ranks.is_main:
+            folder.save_weights(model.state_dict())
+    train_loss = ranks.mean(position.running_loss)
+    last_rate = learning_rate(recipe, position.epoch, position.batch - 1, batches)
+    if complete:
+        position.end_epoch(train_loss, loss)
+        state.carried = None
+        is_waiting = recipe.averaging and state.average is None
+        if is_waiting and has_stalled(position.history, recipe.nonmonotone_interval):
+            state.average = WeightAverage(state.model)
+    if ranks.is_main:
+        folder.log(
+            {
+                "event": "epoch" if complete else "stop",
+                "step": position.step,
+                "epoch": position.epoch,
+                "train_loss": train_loss,
+                "valid_loss": loss,
+                "raw_valid_loss": raw,
+                "averaging": state.average is not None,
+                "learning_rate": last_rate,
+                "tokens_per_second": position.rate * ranks.world_size,
+                "seconds": position.seconds,
+            }
+        )
+    progress.end_epoch(
+        f"epoch {position.epoch}, step {position.step}, training perplexity {perplexity_of(train_loss):.2f}, "
+        f"validation perplexity {perplexity_of(loss):.2f}"
+    )
+
+
+def validation_loss(model: nn.Module, valid: np.ndarray, recipe: Recipe, ranks: Ranks) -> float:
+    """The mean loss of the validation text, read in as many streams as the training text."""
+    found = evaluate_tokens(cast(LanguageModel, model), valid, batch_size=recipe.batch_size)
+    return ranks.mean(found.loss)

@@ -1,0 +1,174 @@
+"""Where a training stands: everything that changes from step to step, and its way to the disk and back."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eru.training.averaging import WeightAverage
+from eru.training.distributed import Ranks
+from eru.training.numerics import check_finite
+from eru.training.rng import rng_state, seed_everything, set_rng_state
+from eru.training.run import RunFolder
+
+__all__ = ["Position", "TrainingState"]
+
+_OLD_NAMES = {"window": "batch", "tokens": "counted"}  # The fields' names in older checkpoints.
+
+
+@dataclass
+class Position:
+    """Where a training stands, in plain numbers.
+
+    Attributes:
+        epoch: The epochs completed.
+        batch: The batches completed of this epoch.
+        step: The steps completed of the whole training.
+        loss: The sum of this epoch's losses, each times what it counts, in this process.
+        counted: What the losses of this epoch count together.
+        trained: The samples of the whole training, in this process.
+        seconds: The time of the whole training, without validation and writing.
+        train_loss: The mean loss of the last completed epoch.
+        history: The validation losses of the completed epochs, behind that of the weights it started from, if any.
+        best: The validation loss of the saved weights.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    counted: int = 0
+    trained: int = 0
+    seconds: float = 0.0
+    train_loss: float = math.nan
+    history: list[float] = field(default_factory=list)
+    best: float = math.inf
+
+    def advance(self, counted: int, trained: int) -> None:
+        """Note that one more step is done.
+
+        Args:
+            counted: What its loss counts in the epoch's mean.
+            trained: Its samples.
+        """
+        self.batch += 1
+        self.step += 1
+        self.counted += counted
+        self.trained += trained
+
+    def add_losses(self, losses: Sequence[tuple[int, Tensor]]) -> None:
+        """Add the losses of the last steps, all read at once: so the device need not wait for us at every step.
+
+        Args:
+            losses: What the loss of each of the last steps counts, and the loss.
+
+        Raises:
+            NonFiniteLossError: A loss is NaN or infinite.
+        """
+        if not losses:
+            return
+        means = torch.stack([mean for _, mean in losses]).tolist()
+        for step, ((count, _), mean) in enumerate(zip(losses, means, strict=True), self.step - len(losses) + 1):
+            check_finite(mean, step)
+            self.loss += count * mean
+
+    def end_epoch(self, train_loss: float, valid_loss: float) -> None:
+        """Turn to the next epoch.
+
+        Args:
+            train_loss: The mean loss of this one.
+            valid_loss: The validation loss at its end.
+        """
+        self.train_loss = train_loss
+        self.history.append(valid_loss)
+        self.epoch, self.batch, self.loss, self.counted = self.epoch + 1, 0, 0.0, 0
+
+    @property
+    def running_loss(self) -> float:
+        """The mean training loss of this epoch so far, in this process; at an epoch's start that of the last one."""
+        return self.loss / self.counted if self.counted else self.train_loss
+
+    @property
+    def rate(self) -> float:
+        """The samples per second of this process over the whole training."""
+        return self.trained / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes from step to step: what a checkpoint holds.
+
+    Attributes:
+        model: The model, with the weights in training.
+        optimizer: The optimiser of its parameters.
+        position: Where the training stands.
+        carried: What one step hands to the next besides the weights, in lists and tuples of tensors; None for nothing.
+        average: The mean of the weights, once averaging has started.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    position: Position = field(default_factory=Position)
+    carried: Any = None
+    average: WeightAverage | None = None
+
+    def save(self, folder: RunFolder) -> None:
+        """Write the checkpoint, with the state of the random generators."""
+        folder.save_state(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "carried": self.carried,
+                "position": asdict(self.position),
+                "rng": rng_state(),
+            }
+        )
+
+    def restore(self, folder: RunFolder, ranks: Ranks, seed: int) -> bool:
+        """Go back to the checkpoint, if there is one, and tell whether there was.
+
+        The checkpoint holds what the first process carried, and its random generators. The other processes carry
+        nothing over, and seed generators of their own.
+
+        Args:
+            folder: The run folder.
+            ranks: The processes that train together.
+            seed: The seed of the training.
+
+        Raises:
+            ValueError: The checkpoint is lost, broken, or of another model or optimiser.
+        """
+        saved = folder.load_state()
+        ranks.barrier()  # No process may write a first checkpoint before every other one has looked for it.
+        if saved is not None:
+            try:
+                self._load(saved, ranks)
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = f"{type(error).__name__}: {str(error).splitlines()[-1].strip()}"
+                raise ValueError(f"{folder.state_path} does not fit its config.json: {reason}") from error
+        if not ranks.is_main:
+            seed_everything((seed + 1_000_003 * ranks.rank + self.position.step) % 2**32)
+        return saved is not None
+
+    def _load(self, saved: Mapping[str, Any], ranks: Ranks) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if saved["average"] is not None:
+            self.average = WeightAverage(self.model)
+            self.average.load_state_dict(saved["average"])
+        position: dict[str, Any] = saved["position"]
+        self.position = Position(**{_OLD_NAMES.get(name, name): value for name, value in position.items()})
+        if ranks.is_main:
+            self.carried = _moved(saved["carried"], ranks.device)
+            set_rng_state(saved["rng"])
+
+
+def _moved(carried: Any, device: torch.device) -> Any:
+    """The same lists and tuples with their tensors on a device."""
+    if isinstance(carried, list | tuple):
+        return type(carried)(_moved(part, device) for part in carried)
+    return carried.to(device) if isinstance(carried, Tensor) else carried
