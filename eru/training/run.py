@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from eru.storage import atomic_write, read_json, write_json
-from eru.training.weights import read_weights, write_weights
 
 __all__ = ["RunFolder"]
 
 _ABSENT = "<absent>"
+_FORMAT = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -193,15 +195,19 @@ class RunFolder:
         return [records[number] for number in sorted(records)]
 
     def save_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Write the weights to ``model.safetensors``, as `eru.training.weights.write_weights` does.
+        """Write the weights to ``model.safetensors``; equal weights give an equal file, byte for byte.
 
         Args:
             state_dict: Names and tensors, on any device.
         """
-        write_weights(self.weights_path, state_dict)
+        # The format refuses tensors that share their memory, so each is copied.
+        layout = {"copy": True, "memory_format": torch.contiguous_format}
+        content = save({name: tensor.detach().to("cpu", **layout) for name, tensor in state_dict.items()}, _FORMAT)
+        with atomic_write(self.weights_path, "wb") as file:
+            file.write(content)
 
     def load_weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """Read the weights from ``model.safetensors``, tied tensors under each of their names.
+        """Read the weights from ``model.safetensors``.
 
         Args:
             device: The device that the tensors go to.
@@ -210,7 +216,10 @@ class RunFolder:
             ValueError: There are no weights yet, or the file is broken.
         """
         self._check_weights()
-        return read_weights(self.weights_path, device)
+        try:
+            return load_file(self.weights_path, str(device))
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{self.weights_path} is broken: {error}") from error
 
     def weights_sha256(self) -> str:
         """The SHA-256 of ``model.safetensors``, by which results say whose they are.
