@@ -158,7 +158,7 @@ def test_an_absurd_learning_rate_is_one_clear_error(corpus, tmp_path):
                 *(("weight_dropout", math.nan), ("floor", 2.0), ("warmup_steps", -1)),
             )
         ),
-        (["a b c"] * 9, {"seed": -1}, {}, r"seed must be from 0 to 2\*\*32 - 1, got -1"),
+        (["a b c"] * 9, {"seed": -1}, {}, r"seed=-1: must be from 0 to 2\*\*32 - 1"),
         *(
             (["a b c"] * 9, sizes, {}, rf"{next(iter(sizes))}=1.*: (needs at least .* GB of memory, and|no memory is)")
             for sizes in (
