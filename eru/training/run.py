@@ -100,10 +100,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """Open the run that `create` started.
-
-        Args:
-            path: The folder.
+        """Open the run that `create` started in a folder.
 
         Raises:
             ValueError: There is no run in the folder, or its ``config.json`` is broken.
@@ -169,10 +166,9 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read all records of ``metrics.jsonl``, oldest first, without the half lines that kills left.
+        """All records of ``metrics.jsonl``, oldest first, without the half lines that kills left.
 
-        Returns:
-            The records; an empty list before the first. A value that was not finite is None.
+        A value that was not finite is None.
         """
         if not self.metrics_path.exists():
             return []
@@ -185,21 +181,15 @@ class RunFolder:
         return records
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Read the records of all complete epochs, in order.
+        """The records of all complete epochs, in order.
 
-        Returns:
-            Those of ``"event": "epoch"``. A run killed just after such a record writes it again when resumed; the
-            later one counts.
+        A run killed just after such a record writes it again when resumed; the later one counts.
         """
         records = {record["epoch"]: record for record in self.metrics() if record.get("event") == "epoch"}
         return [records[number] for number in sorted(records)]
 
     def save_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Write the weights to ``model.safetensors``; equal weights give an equal file, byte for byte.
-
-        Args:
-            state_dict: Names and tensors, on any device.
-        """
+        """Write the weights, on any device, to ``model.safetensors``; equal ones give an equal file, byte for byte."""
         # The format refuses tensors that share their memory, so each is copied.
         layout = {"copy": True, "memory_format": torch.contiguous_format}
         content = save({name: tensor.detach().to("cpu", **layout) for name, tensor in state_dict.items()}, _FORMAT)
@@ -207,10 +197,7 @@ class RunFolder:
             file.write(content)
 
     def load_weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """Read the weights from ``model.safetensors``.
-
-        Args:
-            device: The device that the tensors go to.
+        """Read the weights from ``model.safetensors`` to a device.
 
         Raises:
             ValueError: There are no weights yet, or the file is broken.
@@ -248,10 +235,7 @@ class RunFolder:
             torch.save(dict(state), file)
 
     def load_state(self) -> dict[str, Any] | None:
-        """Read the checkpoint from ``state.pt`` to the CPU.
-
-        Returns:
-            The checkpoint, or None if none was saved yet.
+        """Read the checkpoint from ``state.pt`` to the CPU; None if none was saved yet.
 
         Raises:
             ValueError: The file is lost or broken, or holds more than tensors and plain values.
@@ -280,11 +264,7 @@ class RunFolder:
             )
 
     def write_card(self, text: str) -> None:
-        """Write the model card to ``README.md``.
-
-        Args:
-            text: The card in Markdown.
-        """
+        """Write the model card, in Markdown, to ``README.md``."""
         with atomic_write(self.card_path) as file:
             file.write(text)
 
