@@ -133,8 +133,8 @@ class EESP(nn.Module):
         out_channels: N of each stack.
         ndim: 1, 2 or 3.
         kernel_size: taps of a branch along each axis; odd unless ``causal``.
-        stride: of the branches; above 1 there is no residual, and the last activation is held, frozen, but not applied
-            (see :class:`StridedEESP`).
+        stride: of the branches; above 1 there is neither a residual nor the last activation, which comes after the
+            sum of :class:`StridedEESP`.
         branches: K; by default 4, see :func:`fit_sizes`.
         groups: of reduce and expand; by default chosen to fit any channel counts.
         receptive_field: limit on what a branch may see, see :func:`dilations`.
@@ -219,9 +219,9 @@ class EESP(nn.Module):
         self.reduce_layers = layers(stacks * self.width)
         self.branch_layers = layers(stacks * self.branches * self.width)
         self.expand_layers = layers(stacks * out_channels, last=False)
-        last = nn.Identity() if activation is None else activation(stacks * out_channels)
-        # Of a strided unit it is never applied, but the published models hold it and the paper counts it.
-        self.activation = last.to(device=device, dtype=dtype).requires_grad_(stride == 1)
+        self.activation = None
+        if activation is not None and stride == 1:
+            self.activation = activation(stacks * out_channels).to(device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -263,7 +263,8 @@ class EESP(nn.Module):
         out = self.expand_layers(out)
         if self.stride > 1:
             return out
-        return self.activation(out + x if self.residual else out)
+        out = out + x if self.residual else out
+        return out if self.activation is None else self.activation(out)
 
     def branch_weights(self) -> tuple[Tensor, ...]:
         """The weight of every branch."""

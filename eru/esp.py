@@ -23,20 +23,20 @@ class ESP(nn.Module):
         in_channels: M.
         out_channels: N, a multiple of ``branches``.
         ndim: 1, 2 or 3.
-        kernel_size: taps of a branch along each axis, odd.
+        kernel_size: Taps of a branch along each axis, odd.
         branches: K.
-        receptive_field: limit on what a branch may see, see :func:`eru.eesp.dilations`.
-        residual: add the input where shapes match.
-        norm: makes a normalisation from a channel count; ``None`` for none.
-        activation: makes an activation from a channel count; ``None`` for none.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        receptive_field: Limit on what a branch may see, see :func:`eru.eesp.dilations`.
+        residual: Add the input where shapes match.
+        norm: Makes a normalisation from a channel count; ``None`` for none.
+        activation: Makes an activation from a channel count; ``None`` for none.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (B, M, *space), output (B, N, *space).
 
     Raises:
-        ValueError: sizes that do not fit, naming them.
+        ValueError: Sizes that do not fit, naming them.
 
     Source:
         ESPNet (arXiv 1803.06815).

@@ -20,8 +20,8 @@ def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
     in the copy, and its state dict is its own.
 
     Args:
-        model: any model, backbone or part of one, on any device; it stays as it is.
-        fused: run the branches of every EESP unit as one kernel (see :mod:`vision.branches`) where the copy is on an
+        model: Any model, backbone or part of one, on any device; it stays as it is.
+        fused: Run the branches of every EESP unit as one kernel (see :mod:`vision.branches`) where the copy is on an
             NVIDIA GPU; anywhere else they run as they would, after one warning that says why. No GPU has run the
             kernel yet, so it is not the default.
 
@@ -29,7 +29,7 @@ def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
         The copy, in evaluation mode.
 
     Raises:
-        TypeError: not a module.
+        TypeError: Not a module.
 
     Example:
         >>> from vision.classification import Classifier
@@ -226,7 +226,7 @@ class InferenceEESP(nn.Module):
         weight = unit.expand_weight * F.pad(scale.flatten(), (0, extra)).view(-1, 1, 1, 1)
         self.expand = FoldedConv(weight, F.pad(shift, (0, extra)), groups=unit.expand_groups, **point)
         self.residual = unit.residual
-        self.activation = nn.Identity() if unit.stride > 1 else unit.activation
+        self.activation = unit.activation if unit.stride == 1 and unit.activation is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the unit to (N, M, H, W)."""

@@ -15,13 +15,13 @@ class ConvNormAct(nn.Sequential):
     """Convolution, batch normalisation and PReLU; padded so that stride 1 keeps the size.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd.
-        stride: of the convolution.
-        groups: of the convolution.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd.
+        stride: Of the convolution.
+        groups: Of the convolution.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H / stride, W / stride), rounded up.
@@ -79,13 +79,13 @@ class EfficientPyramid(nn.Module):
     ``max(5, ceil(size * scale))`` first and brought back after.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels of the reduced input.
-        scales: of the branches.
-        last: end in an expand with bias and without normalisation and activation: the network's logits.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        width: Channels of the reduced input.
+        scales: Of the branches.
+        last: End in an expand with bias and without normalisation and activation: the network's logits.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
@@ -148,8 +148,8 @@ class EfficientPointwise(nn.Module):
     Args:
         in_channels: M.
         out_channels: N; the convolution has gcd(M, N) groups.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
