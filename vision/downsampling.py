@@ -19,7 +19,7 @@ class PublishedDown(StridedEESP):
         out_channels: N > M.
         shortcut_channels: Channels of the image; ``None`` builds no shortcut.
         feed_image: Whether the shortcut is used. The published classifiers hold one at level 5 that is not.
-        receptive_field: Limit on what a branch may see, see :func:`eru.eesp.dilations`.
+        receptive_field: Limit on what a branch may see, see :func:`eru.sizes.dilations`.
         convolution: Kind of the branches' convolutions, see :class:`eru.EESP`.
         fusion: Whether there is hierarchical feature fusion.
         device: Where the parameters live.

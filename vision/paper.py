@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from eru.complexity import stages
-from eru.eesp import EESP, receptive_field_limit
+from eru.eesp import EESP
 from eru.esp import EESPA, ESP
+from eru.sizes import receptive_field_limit
 from vision.backbone import channels
 from vision.detection import Detector
 from vision.registry import create_model

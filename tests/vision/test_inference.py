@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import vision
-from eru.eesp import EESP, EESP2d
+from eru import EESP, EESP2d
 from vision.inference import FoldedConv, InferenceEESP
 
 
