@@ -15,8 +15,8 @@ class ESP(nn.Module):
         s_b = \sum_{j \le b} C_j(y), \quad
         z = [s_1, \dots, s_K]\ (+\ x)
 
-    ``reduce`` is a point-wise convolution M -> d = N / K, and :math:`C_j` are standard dilated ones d -> d. With n taps
-    along each axis they hold M d + K n^ndim d^2 weights. ``norm`` and ``activation`` follow the sum.
+    ``reduce`` is a point-wise convolution M -> d = N / K, and :math:`C_j` are standard dilated ones d -> d. With n
+    taps along each axis they hold M d + K n^ndim d^2 weights. ``norm`` and ``activation`` follow the sum.
 
     Args:
         in_channels: M.
