@@ -30,24 +30,26 @@ from vision.branches import refusal
 
 # The largest difference that passes, relative to the largest number of the plain way.
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-# Steps, batch and hidden size of the recurrence; the same and rounds of the layers; the network, its picture's side,
-# batches and rounds.
+# Steps, batch and hidden size; these and rounds, of the layers; a network, its pictures' side, batches and rounds.
 FULL = (70, 32, 512), (70, 64, 1152, 25), ("espnetv2_200", 224, (1, 32), 25)
 TINY = (9, 4, 8), (9, 4, 8, 2), ("espnetv2_050", 64, (1,), 2)
 
 
 def difference(made: list[Tensor], expected: list[Tensor]) -> float:
     """The largest one between two lists of tensors, relative to the largest number of each."""
-    pairs = [(a.float(), b.float()) for a, b in zip(made, expected, strict=True)]
-    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+    pairs = zip(made, expected, strict=True)
+    return torch.stack([(a - b).abs().max() / b.abs().max() for a, b in pairs]).max().item()  # NaN stays NaN
 
 
-def check(name: str, found: float, limit: float) -> float:
-    """Pass a difference on, or end the program where it is too large, or is no number."""
+CHECKS: list[dict[str, Any]] = []  # those that passed
+
+
+def check(name: str, found: float, limit: float) -> None:
+    """Record a difference, or end the program where it is too large, or is no number."""
     print(f"{name}: difference {found:.1e}, at most {limit:.0e}", flush=True)
     if not found <= limit:
         raise SystemExit(f"FAILED: {name}")
-    return found
+    CHECKS.append({"check": name, "difference": found, "limit": limit})
 
 
 def scanned(backend: str, inputs: dict[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -58,9 +60,8 @@ def scanned(backend: str, inputs: dict[str, Tensor], dtype: torch.dtype) -> list
     return [hidden, h, c, *torch.autograd.grad(hidden.square().sum() + c.sum(), leaves)]
 
 
-def check_scan(device: str, steps: int, batch: int, hidden: int) -> list[dict[str, Any]]:
+def check_scan(device: str, steps: int, batch: int, hidden: int) -> None:
     """The fused way against the loop in float32: plain, with a projection, with sequences of several lengths."""
-    rows = []
     for case, size in (("plain", hidden), ("projection", hidden // 2), ("lengths", hidden)):
         inputs = {
             "gates": torch.randn(steps, batch, 4 * hidden, device=device),
@@ -74,10 +75,7 @@ def check_scan(device: str, steps: int, batch: int, hidden: int) -> list[dict[st
             inputs["lengths"] = torch.randint(1, steps + 1, (batch,), device=device)
         expected = scanned("naive", inputs, torch.float32)
         for dtype, limit in LIMITS.items():
-            found = difference(scanned("fused", inputs, dtype), expected)
-            found = check(f"lstm_scan fused, {case}, {dtype}", found, limit)
-            rows.append({"case": case, "dtype": str(dtype), "difference": found})
-    return rows
+            check(f"fused, {case}, {dtype}", difference(scanned("fused", inputs, dtype), expected), limit)
 
 
 def milliseconds(device: str, work: Callable[[], Any]) -> float:
@@ -115,19 +113,16 @@ def time_networks(device: str, name: str, size: int, batches: tuple[int, ...], r
     model = vision.create_model(name, num_classes=100).to(device)
     calibrate(model, model, torch.randn(4, 3, size, size, device=device))
     ways: dict[str, nn.Module] = {"eager": model, "optimize": vision.optimize(model)}
-    if reason := refusal(torch.device(device), torch.float32):
-        print(f"skipped: fused branches: {reason}")
-    else:
+    if refusal(torch.device(device), torch.float32) is None:
         ways["optimize, fused"] = vision.optimize(model, fused=True)
     rows = []
     for batch in batches:
         x = torch.randn(batch, 3, size, size, device=device)
+        for way, network in ways.items():
+            check(f"{name}, {way}, batch {batch}", difference([network(x)], [model(x)]), limit=1e-3)
         contenders = {way: partial(milliseconds, device, partial(network, x)) for way, network in ways.items()}
-        found = {way: difference([network(x)], [model(x)]) for way, network in ways.items()}
-        found = {way: check(f"{name}, {way}, batch {batch}", found[way], 1e-3) for way in ways}
         for way, (ms, ratio) in paired(contenders, "eager", rounds).items():
-            row = {"model": name, "way": way, "size": size, "batch": batch, "difference": found[way]}
-            rows.append({**row, "ms": ms, "ratio": ratio})
+            rows.append({"model": name, "way": way, "size": size, "batch": batch, "ms": ms, "ratio": ratio})
     return rows
 
 
@@ -145,15 +140,9 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     scan, layer, network = TINY if tiny else FULL
-    result = {
-        "scan": check_scan(device, *scan),
-        "models": time_networks(device, *network),
-        "layers": time_layers(device, *layer),
-    }
-    if tiny:
-        print(json.dumps({"environment": environment(device), **result}))
-    else:
-        print(f"wrote {write_result('gpu', result, device)}")
+    check_scan(device, *scan)
+    result = {"models": time_networks(device, *network), "layers": time_layers(device, *layer), "checks": CHECKS}
+    print(json.dumps({"environment": environment(device), **result}) if tiny else write_result("gpu", result, device))
 
 
 if __name__ == "__main__":
