@@ -44,9 +44,10 @@ def test_it_checks_and_measures_in_small():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", ["0.2", "float('nan')"])
+@pytest.mark.parametrize("found", ["0.2", "gpu.difference([one, one * float('nan')], [one, one])"])
 def test_a_check_that_fails_ends_it(found):
-    program = f"import sys; sys.path.insert(0, 'benchmarks'); import gpu; gpu.check('this', {found}, 0.1)"
+    program = "import sys; sys.path.insert(0, 'benchmarks'); import gpu; one = gpu.torch.ones(1); "
+    program += f"gpu.check('this', {found}, 0.1)"
     done = run("-c", program)
     assert done.returncode != 0
     assert "FAILED: this" in done.stderr

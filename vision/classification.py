@@ -1,5 +1,7 @@
 """Classification: one label a picture, or several."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,15 +55,9 @@ class Classifier(Network):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            width,
-            in_channels,
-            convolution=convolution,
-            fusion=fusion,
-            shortcut=shortcut,
-            device=device,
-            dtype=dtype,
-        )
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(width=width, in_channels=in_channels, **ablation, **place)
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout}: must be 0 to 1")
         self.multi_label, self.dropout = multi_label, dropout

@@ -93,16 +93,9 @@ class Detector(Network):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            width,
-            in_channels,
-            out_indices=_LEVELS,
-            convolution=convolution,
-            fusion=fusion,
-            shortcut=shortcut,
-            device=device,
-            dtype=dtype,
-        )
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(out_indices=_LEVELS, width=width, in_channels=in_channels, **ablation, **place)
         if not isinstance(size, Sequence) or len(size) != 2 or min(size) < SMALLEST_SIDE:
             raise ValueError(f"size={size}: must be height and width, both at least {SMALLEST_SIDE}")
         thresholds = {"score": score_threshold, "nms": nms_threshold, "match": match_threshold}
@@ -116,7 +109,6 @@ class Detector(Network):
         self.size, self.top_k, self.negatives = (size[0], size[1]), top_k, negatives
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.match_threshold = match_threshold
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
         sizes = self.map_channels = (*self.feature_info.channels(_LEVELS), *_EXTRA_CHANNELS)
         self.extra = nn.ModuleList(_halve(sizes[level], sizes[level + 1], place) for level in (2, 3))
         self.extra.append(

@@ -1,13 +1,11 @@
 """What all whole models share: a backbone with a head, and a description from which they can be built again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import signature
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
-from eru.eesp import Convolution
 from vision.backbone import LEVELS, ESPNetv2, FeatureInfo
 from vision.datasets import Dataset
 from vision.preprocessing import Preprocessing
@@ -36,14 +34,7 @@ class Network(nn.Module):
     backbone. So :meth:`architecture` is read off the model, and an option that was not kept raises AttributeError.
 
     Args:
-        width: The paper's s, see :class:`vision.ESPNetv2`, like the next options.
-        in_channels: Channels of the image.
-        out_indices: Which maps the backbone gives when it is called.
-        convolution: Kind of the branches' convolutions.
-        fusion: Whether there is hierarchical feature fusion.
-        shortcut: Whether to build the long-range shortcuts to the image.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        options: What the backbone is made with, see :class:`vision.ESPNetv2`; depth and levels are those of the class.
 
     Attributes:
         depth: How many levels the backbones of this class have.
@@ -65,31 +56,9 @@ class Network(nn.Module):
     dataset: Dataset | None = None
     preprocessing: Preprocessing | None = None
 
-    def __init__(
-        self,
-        width: float,
-        in_channels: int,
-        *,
-        out_indices: Sequence[int] | None = None,
-        convolution: Convolution = "depthwise-dilated",
-        fusion: bool = True,
-        shortcut: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.backbone = ESPNetv2(
-            width,
-            in_channels,
-            depth=self.depth,
-            out_indices=out_indices,
-            image_levels=self.image_levels,
-            convolution=convolution,
-            fusion=fusion,
-            shortcut=shortcut,
-            device=device,
-            dtype=dtype,
-        )
+        self.backbone = ESPNetv2(depth=self.depth, image_levels=self.image_levels, **options)
 
     def architecture(self) -> dict[str, Any]:
         """The model's options, by which a file of weights can say how to build it again.

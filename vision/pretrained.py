@@ -206,11 +206,12 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model's state as safetensors, whole or not at all, with what builds the model again.
 
     Args:
-        model: Any module; of a model made by name, ``create_model(name, weights=path)`` finds its options again.
-        path: Ends in ``.safetensors``.
+        model: Any module. One that the registry made is built again, with its options, by
+            ``create_model(name, weights=path)``.
+        path: A name that ends in ``.safetensors``.
 
     Raises:
-        ValueError: Another ending.
+        ValueError: The name ends in something else.
 
     Example:
         >>> import tempfile

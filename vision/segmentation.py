@@ -66,22 +66,15 @@ class Segmenter(Network):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            width,
-            in_channels,
-            convolution=convolution,
-            fusion=fusion,
-            shortcut=shortcut,
-            device=device,
-            dtype=dtype,
-        )
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(width=width, in_channels=in_channels, **ablation, **place)
         self._take_classes(num_classes, least=1)
         if pyramid_width is None:
             pyramid_width = min(max(num_classes // 2, _LEAST_REDUCED), _MOST_REDUCED)
         if pyramid_width < 1:
             raise ValueError(f"pyramid_width={pyramid_width}: must be at least 1")
         self.pyramid_width = pyramid_width
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
         coarsest, *finer = reversed(self.feature_info.channels())
         self.pyramids = nn.ModuleList(
             EfficientPyramid(size, planes, pyramid_width, SCALES, **place)
