@@ -100,9 +100,9 @@ class Segmentation(Answer):
         dataset: Whose categories they are.
     """
 
-    mask: np.ndarray
+    mask: np.ndarray = field(repr=False)
     shares: dict[str, float]
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)
 
     def describe(self) -> str:
         """Categories with their shares."""
@@ -135,7 +135,7 @@ class Detections(Answer):
     boxes: tuple[tuple[float, ...], ...]
     labels: tuple[str, ...]
     scores: tuple[float, ...]
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)
 
     def describe(self) -> str:
         """Objects with their scores and boxes."""

@@ -180,6 +180,9 @@ def load_predictor(
         (('class 0', 'class 1'), (224, 224))
     """
     model = create_model(name, num_classes=num_classes, weights=weights).to(device)
+    if (record := model.weights_record) and model.num_classes != (own := len(record.dataset.categories)):
+        # The model's last layer is then drawn anew, to be trained: it knows nothing yet.
+        raise ValueError(f"num_classes={num_classes}: the weights {record.name} tell {own} classes apart")
     preprocessing = model.preprocessing if size is None else replace(model.preprocessing, size=size)
     dataset = model.dataset or numbered(model.num_classes)
     return Predictor(model, preprocessing, dataset, top_k=top_k, threshold=threshold)

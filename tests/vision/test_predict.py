@@ -274,6 +274,12 @@ def test_ones_own_weights_of_other_classes(tmp_path, suffix):
 PUBLISHED = "espnetv2_s_2.0_pascal_384x384.pth"
 
 
+@pytest.mark.parametrize("num_classes", [1, 20, 22])
+def test_published_weights_of_other_classes_answer_nothing(reference, num_classes):
+    with pytest.raises(ValueError, match=f"num_classes={num_classes}: the weights .*384x384 tell 21 classes apart"):
+        load_predictor("espnetv2_200_seg_voc", reference / "weights" / PUBLISHED, num_classes=num_classes)
+
+
 @pytest.fixture(scope="module")
 def segmenter(reference):
     return load_predictor("espnetv2_200_seg_voc", reference / "weights" / PUBLISHED)
