@@ -97,7 +97,7 @@ class Segmentation(Answer):
     Attributes:
         mask: Indices of the dataset's categories, (height, width) of the picture.
         shares: Per cent of the pixels of every category that was found, the largest first.
-        dataset: Whose categories they are.
+        dataset: The dataset whose categories they are.
     """
 
     mask: np.ndarray = field(repr=False)
@@ -129,7 +129,7 @@ class Detections(Answer):
         boxes: Left, top, right and bottom, in the picture's pixels.
         labels: What each object is.
         scores: How sure that is, 0-1.
-        dataset: Whose categories they are.
+        dataset: The dataset whose categories they are.
     """
 
     boxes: tuple[tuple[float, ...], ...]

@@ -62,7 +62,7 @@ def voc_palette(size: int) -> tuple[Colour, ...]:
     Bit ``7 - j`` of red, green and blue is bit ``3 j``, ``3 j + 1`` and ``3 j + 2`` of the index.
 
     Args:
-        size: How many.
+        size: How many colours.
 
     Example:
         >>> voc_palette(4)
@@ -79,10 +79,10 @@ def numbered(num_classes: int) -> Dataset:
     """A dataset of which only the number of classes is known.
 
     Args:
-        num_classes: How many, at least 1.
+        num_classes: How many classes, at least 1.
 
     Raises:
-        ValueError: Fewer than one class.
+        ValueError: There is not even one class.
 
     Example:
         >>> numbered(3).categories

@@ -156,7 +156,7 @@ class Detector(Network):
     def forward(
         self, images: Tensor | Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation: see the class."""
+        """Give losses in training and detections in evaluation, as the class describes."""
         batch, sizes = self._batch(images)
         if self.training:
             check_targets(targets, sizes, self.num_classes)
@@ -206,11 +206,13 @@ class Detector(Network):
         # Fixed numbers of candidates and detections keep every shape but the last selection's known to a compiler.
         candidates = min(self.top_k, len(priors))
         scores, ranked = scores.topk(candidates)  # (N, C - 1, k)
+        # Every class of every image gets the boxes in the order of its own scores.
         image = torch.arange(scores.shape[0], device=scores.device).view(-1, 1, 1)
         boxes = boxes[image, ranked]  # (N, C - 1, k, 4)
         valid = (scores > self.score_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         scores = torch.where(nms_mask(boxes, valid, self.nms_threshold), scores, -1).flatten(1)
         scores, best = scores.topk(min(self.top_k, scores.shape[1]))
+        # Classes lie one after the other, each with its candidates, so a place tells the class; 0 is the background.
         boxes, labels = boxes.flatten(1, 2)[image[:, 0], best], best // candidates + 1
 
         results = []
@@ -222,9 +224,10 @@ class Detector(Network):
 
 
 def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) -> (1, C, *size), as Pillow would; in float32, which is all that it is written for."""
+    """Resize as Pillow does, (C, H, W) -> (1, C, *size)."""
     if image.shape[1:] == size:
         return image[None]
+    # The antialiased resize knows no half precision.
     wide = image[None].to(torch.promote_types(image.dtype, torch.float32))
     return F.interpolate(wide, size, mode="bilinear", antialias=True).to(image.dtype)
 
@@ -246,7 +249,8 @@ def _heads(sizes: Sequence[int], outputs: int, place: dict[str, Any]) -> nn.Modu
 
 
 def _apply(heads: nn.ModuleList, maps: list[Tensor], outputs: int) -> Tensor:
-    """(N, P, outputs): the maps' answers cell by cell in rows, box by box."""
+    """The answers of all maps (N, P, outputs), cell by cell in rows, box by box."""
+    # A head's channels hold box after box the outputs of a cell, so channels come last before cells are lined up.
     cells = [head(x).permute(0, 2, 3, 1) for head, x in zip(heads, maps, strict=True)]
     return torch.cat([cell.unflatten(-1, (BOXES_PER_CELL, outputs)).flatten(1, 3) for cell in cells], dim=1)
 

@@ -171,7 +171,7 @@ class Branches(nn.Module):
         self.fusion = unit.fusion
 
     def forward(self, y: Tensor) -> Tensor:
-        """(N, d, H, W) -> (N, K d, H / stride, W / stride)."""
+        """Turn a reduced map (N, d, H, W) into the concatenation (N, K d, H / stride, W / stride)."""
         maps: list[Tensor] = []
         for convolution in self.convolutions:
             made = convolution(y)
@@ -205,7 +205,7 @@ class FusedBranches(nn.Module):
         return unit.branch_weight.shape[1] == 1 and [type(layer) for layer in layers[1:]] == [nn.PReLU]
 
     def forward(self, y: Tensor) -> Tensor:
-        """(N, d, H, W) -> (N, K d, H / stride, W / stride)."""
+        """Turn a reduced map (N, d, H, W) into the concatenation (N, K d, H / stride, W / stride)."""
         numbers = (self.taps, self.scale, self.shift, self.slope)
         return split_transform_fuse(y, *numbers, self.dilations, self.stride, self.fusion)
 

@@ -58,7 +58,7 @@ class Preprocessing:
             picture: In mode RGB, as `vision.pictures.open_picture` gives it.
 
         Raises:
-            ValueError: Another mode.
+            ValueError: The picture is in another mode.
         """
         from PIL.Image import Resampling
 
