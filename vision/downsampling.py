@@ -1,10 +1,10 @@
 """The strided unit of the published networks, with the parameters that they hold and never use."""
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
-from eru.eesp import Convolution
-from eru.strided import StridedEESP
+from eru import StridedEESP
 
 
 class PublishedDown(StridedEESP):
@@ -17,54 +17,22 @@ class PublishedDown(StridedEESP):
     Args:
         in_channels: M, the channels of the input.
         out_channels: N > M.
-        shortcut_channels: Channels of the image; ``None`` builds no shortcut.
         feed_image: Whether the shortcut is used. The published classifiers hold one at level 5 that is not.
-        receptive_field: Limit on what a branch may see, see :func:`eru.sizes.dilations`.
-        convolution: Kind of the branches' convolutions, see :class:`eru.EESP`.
-        fusion: Whether there is hierarchical feature fusion.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-
-    Shape:
-        input (N, M, H, W), image (N, C, *larger sides), output (N, N, H / 2, W / 2), rounded up.
+        options: Further options of :class:`eru.StridedEESP`.
 
     Example:
         >>> down = PublishedDown(16, 32, shortcut_channels=3, feed_image=False)
-        >>> down(torch.zeros(1, 16, 33, 24), torch.zeros(1, 3, 65, 48)).shape
-        torch.Size([1, 32, 17, 12])
         >>> sum(not parameter.requires_grad for parameter in down.parameters())
         8
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        shortcut_channels: int | None = None,
-        feed_image: bool = True,
-        receptive_field: int | None = None,
-        convolution: Convolution = "depthwise-dilated",
-        fusion: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            ndim=2,
-            shortcut_channels=shortcut_channels,
-            receptive_field=receptive_field,
-            convolution=convolution,
-            fusion=fusion,
-            norm=nn.BatchNorm2d,
-            activation=nn.PReLU,
-            device=device,
-            dtype=dtype,
-        )
+    def __init__(self, in_channels: int, out_channels: int, *, feed_image: bool = True, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, ndim=2, norm=nn.BatchNorm2d, activation=nn.PReLU, **options)
         self.feed_image = feed_image
         # A strided EESP ends before its activation, so this one is only held.
-        self.eesp.activation = nn.PReLU(out_channels - in_channels, device=device, dtype=dtype).requires_grad_(False)
+        like = self.eesp.reduce_weight
+        unused = nn.PReLU(out_channels - in_channels, device=like.device, dtype=like.dtype)
+        self.eesp.activation = unused.requires_grad_(False)
         if self.shortcut is not None and not feed_image:
             self.shortcut.requires_grad_(False)
 
