@@ -106,6 +106,11 @@ def test_half_precision_sums_in_float32(dtype):
 
 
 @runs_kernels
+def test_one_slope_serves_all_channels():
+    check_equal(make_unit(4, activation=lambda channels: nn.PReLU()), torch.randn(1, 4, 5, 3))
+
+
+@runs_kernels
 def test_no_picture_is_no_error():
     assert both_ways(make_unit(8), torch.zeros(0, 8, 5, 6))[1].shape == (0, 32, 5, 6)
 

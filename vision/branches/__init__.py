@@ -40,6 +40,8 @@ def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     import triton
     import triton.language as tl
 
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 4):
+        return f"Triton {triton.__version__} is older than 3.4"
     # With TRITON_INTERPRET=1 in the environment, functions are no kernels and run on the CPU.
     if device.type == "cpu" and not isinstance(tl.cdiv, triton.JITFunction):
         return None
@@ -136,6 +138,7 @@ def split_transform_fuse(
             FUSION=fusion,
             PIXELS=tile,
             BLOCK=block,
+            enable_fp_fusion=True,  # said aloud, since Triton means to change its default, and warns of that
         )
     return out
 
