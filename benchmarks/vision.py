@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from calibrated import calibrate
 from environment import write_result
 from torch import Tensor, nn
 
@@ -38,15 +39,7 @@ def calibrated(name: str, size: tuple[int, int]) -> Any:
     """The model with running statistics of noise."""
     torch.manual_seed(0)
     model = vision.create_model(name)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.momentum = None  # a plain mean
-        if isinstance(part, nn.Linear):  # drawn so small at first that no difference would show
-            nn.init.normal_(part.weight, std=0.1)
-    with torch.no_grad():
-        for _ in range(2):
-            run(model.train())(torch.randn(4, 3, *size))
-    return model.eval()
+    return calibrate(model, run(model), torch.randn(4, 3, *size))
 
 
 def run(model: Any) -> Callable[[Tensor], Any]:

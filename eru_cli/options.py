@@ -32,6 +32,22 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Height and width of a picture, given as ``HxW``.
+
+    Raises:
+        ValueError: The text is something else; the message names the option.
+
+    Example:
+        >>> parse_size("--size", "512x1024")
+        (512, 1024)
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise ValueError(f"{option} {text!r}: must be HEIGHTxWIDTH in pixels, such as 512x1024")
+    return int(found[1]), int(found[2])
+
+
 def speaks() -> bool:
     """Whether this process tells the user anything: of those that torchrun starts, the first one does."""
     return int(os.environ.get("WORLD_SIZE", "1")) <= 1 or os.environ.get("RANK") == "0"

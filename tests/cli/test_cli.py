@@ -63,10 +63,10 @@ SURFACE = {
     ],
     "paper": ["--json"],
     "predict": [
-        "--classes",
         "--device",
         "--json",
         "--model",
+        "--num-classes",
         "--out",
         "--size",
         "--threshold",
@@ -407,9 +407,9 @@ def test_summary_follows_the_vocabulary(call):
 @pytest.mark.parametrize(
     ("name", "picture", "parameters", "multiply_adds"),
     [
-        ("espnetv2_050", "3x224x224", 1_241_332, 28_375_508 + 1_024_000),
-        ("espnetv2_050_seg_voc", "3x256x256", 80_353, 74_704_000),
-        ("espnetv2_200_ssd_voc", "3x300x300", 4_750_878, 913_440_000),
+        ("espnetv2_050", "224x224", 1_241_332, 28_375_508 + 1_024_000),
+        ("espnetv2_050_seg_voc", "256x256", 80_353, 74_704_000),
+        ("espnetv2_200_ssd_voc", "300x300", 4_750_878, 913_440_000),
     ],
 )
 def test_summary_of_a_vision_model(call, name, picture, parameters, multiply_adds):
