@@ -1,4 +1,4 @@
-"""The tables and figures of the documents, written from the result files.
+"""The tables of the documents, written from the result files.
 
     python benchmarks/tables.py            # write them anew
     python benchmarks/tables.py --check    # only say which documents differ from the result files
@@ -8,11 +8,6 @@ A document holds a table between two comments, which the rendered page does not 
     <!-- table: course -->
     | run | epochs | ...
     <!-- end -->
-
-One figure inside a sentence is written the same way. It names a file below benchmarks/results, the keys that lead to
-the figure, and how it is printed:
-
-    <!-- figure: ptb/ptb-awd-7m exact_test_perplexity .2f -->74.05<!-- end -->
 """
 
 import argparse
@@ -156,6 +151,14 @@ def input_maps_small() -> str:
     return markdown(["form", "seed", "rate", "H", "parameters", "epoch 1", "epoch 2"], rows)
 
 
+def stdlib() -> str:
+    """The recipe ``small`` on the documentation of Python's library, beside what needs no training."""
+    found = result("stdlib")
+    valid = (found["valid"]["perplexity"], found["train"]["bigram_perplexity"], found["train"]["unigram_perplexity"])
+    rows = [("validation", *valid), ("test", found["test"]["perplexity"], None, None)]
+    return markdown(["text", "the model", "interpolated Kneser-Ney bigram", "frequencies of words"], rows)
+
+
 def readme() -> str:
     """What a newcomer should know before choosing, our defeats among it."""
 
@@ -185,7 +188,10 @@ def readme() -> str:
 LAYERS = ("ERU", "ERU without a compiler", "ERU naive loop", "ERU bf16", "nn.LSTM bf16")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
 TABLES: dict[str, Callable[[], str]] = {
-    **{table.__name__: table for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, readme)},
+    **{
+        table.__name__: table
+        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, stdlib, readme)
+    },
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
     "memory": partial(listed, "recurrence", *SIZES, "nn.LSTM", *LAYERS, part="peak_megabytes"),
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
@@ -196,32 +202,21 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def figure(name: str) -> str:
-    """One figure of a result file, as its marker asks for it."""
-    file, keys, form = name.split()
-    value: Any = result(file)
-    for key in keys.split("."):
-        value = value[key]
-    return format(value, form)
-
-
 def filled(text: str) -> str:
-    """The text of a document with every marked table and figure as the result files have it.
+    """The text of a document, with every table as the result files have it.
 
     Raises:
-        ValueError: A marker is not closed, or names nothing that there is.
+        ValueError: A marker is not closed, or names a table that there is not.
     """
 
     def fill(match: re.Match[str]) -> str:
-        opening, kind, name = match.groups()
-        try:
-            return opening + (f"\n{TABLES[name]()}\n" if kind == "table" else figure(name)) + "<!-- end -->"
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"the {kind} {name!r} cannot be made: {error!r}") from error
+        if match[1] not in TABLES:
+            raise ValueError(f"there is no table {match[1]!r}, only {', '.join(sorted(TABLES))}")
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
 
-    new, count = re.subn(r"(<!-- (table|figure): (.+?) -->)(?:(?!<!-- ).)*<!-- end -->", fill, text, flags=re.DOTALL)
-    if not count == text.count("<!-- end -->") == len(re.findall("<!-- (?:table|figure):", text)):
-        raise ValueError("a marker is not closed")
+    new, count = re.subn(r"<!-- table: (\w+) -->(?:(?!<!-- ).)*<!-- end -->", fill, text, flags=re.DOTALL)
+    if not count == text.count("<!-- end -->") == text.count("<!-- table: "):
+        raise ValueError("a table is not between <!-- table: name --> and <!-- end -->")
     return new
 
 
@@ -231,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("documents", type=Path, nargs="*", help="README.md and docs/*.md unless some are named")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(arguments)
-    differing = []
+    differing = {}
     for path in args.documents or [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
         text = path.read_text(encoding="utf-8")
         try:
@@ -239,12 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except ValueError as error:
             parser.error(f"{path.name}: {error}")
         if new != text:
-            differing.append(path.name)
-        if new != text and not args.check:
-            with atomic_write(path) as file:
-                file.write(new)
+            differing[path] = new
     if args.check and differing:
-        parser.exit(1, f"{', '.join(differing)}: not as the result files say; run python benchmarks/tables.py\n")
+        names = ", ".join(path.name for path in differing)
+        parser.exit(1, f"{names}: not as the result files say; run python benchmarks/tables.py\n")
+    for path, new in differing.items():
+        with atomic_write(path) as file:
+            file.write(new)
 
 
 if __name__ == "__main__":
