@@ -3,25 +3,25 @@
     python docs/pictures.py [--weights FILE] [--out FILE]
 
 On the left it shows the EESP unit and the ERU cell as a diagram, on the right what the published segmentation network
-makes of a photograph that scikit-image carries. Without --weights the network's published file is downloaded.
-Needs the extra `test`.
+finds in docs/astronaut.jpg, a photograph of NASA in the public domain. Without --weights the network's published file
+is downloaded. Needs the extras `plots` and `vision`.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import skimage.data
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
-from PIL import Image
+from PIL.Image import Image
 
 from eru.storage import atomic_write
+from vision.pictures import open_picture
 from vision.predict import load_predictor
 
-PICTURE = Path(__file__).parent / "overview.png"
+FOLDER = Path(__file__).parent
 WIDTH, HEIGHT, DPI = 1800, 800, 150  # README shows it at half this width
 
 INK, FAINT, POINTWISE, BRANCH, RECURRENT, GATE = "#24292f", "#8a8f98", "#cfe0f5", "#fbd9b5", "#e4e4e8", "#d5ecd4"
@@ -125,14 +125,14 @@ def draw_cell(diagram: Diagram, top: float) -> None:
         diagram.text(1083, y, name, size=14)
 
 
-def overlay(weights: str) -> Image.Image:
+def overlay(weights: str) -> Image:
     """The photograph with the classes that the segmentation network finds in it."""
-    photograph = Image.fromarray(skimage.data.astronaut())
+    photograph = open_picture(FOLDER / "astronaut.jpg")
     answer = load_predictor("espnetv2_200_seg_voc", weights)(photograph)
     return answer.render(photograph)[".png"]
 
 
-def draw(picture: Image.Image) -> Figure:
+def draw(picture: Image) -> Figure:
     """The whole figure around a segmented picture."""
     figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="DEFAULT", help="a file of the network's weights")
-    parser.add_argument("--out", type=Path, default=PICTURE)
+    parser.add_argument("--out", type=Path, default=FOLDER / "overview.png")
     args = parser.parse_args(arguments)
     with atomic_write(args.out, "wb") as file:
         draw(overlay(args.weights)).savefig(file, format="png", pil_kwargs={"optimize": True})
