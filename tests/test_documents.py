@@ -2,13 +2,16 @@
 
 import importlib
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PROGRAM = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 TABLE = re.compile(r"<!-- table: .*?<!-- end -->", re.DOTALL)
 NAMES = [document.name for document in DOCUMENTS]
 
@@ -90,3 +93,36 @@ def test_no_test_figure_and_no_ablation_is_kept_back():
     assert len(held) > 10
     told = " ".join(TABLE.findall((ROOT / "docs" / "results.md").read_text(encoding="utf-8")))
     assert {f"{perplexity:.2f}" for perplexity in held} <= set(re.findall(r"\d+\.\d\d", told))
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder to run programs in, with the published file and the photograph that they read, and a little text."""
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("the company said it had said no .\n" * 1000)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "astronaut.jpg", tmp_path / "docs")
+    if reference := os.environ.get("ERU_REFERENCE"):
+        (tmp_path / "cache" / "weights").mkdir(parents=True)
+        shutil.copy(f"{reference}/weights/espnetv2_s_2.0_pascal_384x384.pth", tmp_path / "cache" / "weights")
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def masked(text):
+    """A text whose numbers do not matter: they differ between machines, and with the text that is trained on."""
+    return re.sub(r"\d+(\.\d+)?", "0", text)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/from-lstm.md", "docs/language-models.md", "docs/vision.md"])
+@pytest.mark.usefixtures("workplace")
+def test_the_programs_of_a_document_print_what_it_says(name, capsys):
+    programs = PROGRAM.findall((ROOT / name).read_text(encoding="utf-8"))
+    assert programs
+    variables = {}
+    for program, printed in programs:
+        if "load_predictor" in program and "ERU_REFERENCE" not in os.environ:
+            continue
+        # A little text in place of the large ones, which would take minutes.
+        exec(program.replace('"stdlib"', '"."').replace('data="ptb"', 'data="."'), variables)
+        assert masked(capsys.readouterr().out) == masked(printed)
