@@ -21,7 +21,7 @@ def tables():
     """The program that writes the documents' tables."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("tables")
+        return importlib.import_module("tables")
 
 
 def refused(tables, capsys, *arguments):
