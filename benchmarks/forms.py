@@ -9,57 +9,101 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eru.eesp import EESP, dilations
-from eru.gates import SequenceEESP
+from eru import ERU, EESPGates
+from eru.eesp import draw_branches, running_sums
 from eru.lm.model import dense_gates
+from eru.sizes import dilations
 
 GATES = 4
 
 
-class Residual(SequenceEESP):
+class Residual(EESPGates):
     """The unit with its input added to every gate, where it is as wide as they are."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, M) -> (T, B, 4H)."""
         gates = super().forward(x)
-        return gates + x.repeat(1, 1, GATES) if self.in_channels == self.out_channels else gates
+        return gates + x.repeat(1, 1, GATES) if self.input_size == self.size else gates
 
 
-class Identity(SequenceEESP):
+class Identity(EESPGates):
     """The unit whose branches start as if they were not there: the first is the identity, the others zero."""
 
     def reset_parameters(self) -> None:
-        """Reduce and expand as ever."""
-        for weight in (self.reduce_weight, self.expand_weight):
-            nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()))
+        """Draw reduce and expand as ever."""
+        super().reset_parameters()
         nn.init.zeros_(self.branch_weight)
-        nn.init.ones_(self.branch_weights()[0].detach()[..., self.kernel_size // 2])
+        nn.init.ones_(self.branch_weight.detach().chunk(self.branches)[0][..., self.kernel_size // 2])
 
 
-class Activated(EESP):
+class Activated(EESPGates):
     """The unit with PReLU after the reduce and the fused branches, as in vision; none on the gates themselves."""
 
     def __init__(self, input_size: int, output_size: int) -> None:
-        super().__init__(
-            input_size,
-            output_size // GATES,
-            ndim=1,
-            stacks=GATES,
-            conv_axis="feature",
-            residual=False,
-            activation=nn.PReLU,
-        )
-        self.activation = nn.Identity()
+        super().__init__(input_size, output_size)
+        self.reduce_activation = nn.PReLU(GATES * self.width)
+        self.branch_activation = nn.PReLU(self.branches * GATES * self.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, M) -> (T, B, 4H)."""
-        return super().forward(x.flatten(0, 1).unsqueeze(-1)).squeeze(-1).unflatten(0, x.shape[:2])
+        reduced = self._reduce(x.flatten(0, 1)).transpose(0, 1)  # (N, S, d)
+        fused = self._branches(self.reduce_activation(reduced.flatten(1)).view_as(reduced))  # (K, N, S, d)
+        rows = fused.transpose(0, 1).flatten(1)  # (N, K S d), a slope for each feature
+        fused = self.branch_activation(rows).view(-1, *fused.shape[:1], *fused.shape[2:]).transpose(0, 1)
+        return self._expand(fused).transpose(0, 1).reshape(*x.shape[:2], -1)
+
+
+class OverTime(EESPGates):
+    """The unit whose branches slide over the steps, causally, one channel a reduced feature.
+
+    ``window`` holds the last reduced inputs before a call, and after it those to go on from; :class:`OverTimeERU`
+    makes it a part of the state.
+    """
+
+    window: Tensor
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(input_size, output_size)
+        self.branch_weight = nn.Parameter(torch.empty(self.branches * GATES * self.width, 1, self.kernel_size))
+        self.reach = (self.kernel_size - 1) * max(self.dilations)
+        draw_branches(self.branch_weight, self.branches)
+        # The tap of the present is the last one: those before it see the past.
+        self.branch_weight.data = self.branch_weight.data.roll(self.kernel_size // 2, dims=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, M) -> (T, B, 4H)."""
+        steps, batch, _ = x.shape
+        reduced = self._reduce(x.flatten(0, 1)).unflatten(1, (steps, batch)).permute(1, 2, 0, 3)  # (T, B, S, d)
+        past = torch.cat([self.window.to(reduced.dtype), reduced])
+        self.window = past[-self.reach :]
+        signals = past.flatten(2).permute(1, 2, 0)  # (B, S d, reach + T)
+        branches = [
+            # Every branch starts where its own reach begins.
+            F.conv1d(signals[..., self.reach - 2 * d :], weight, dilation=d, groups=signals.shape[1])
+            for weight, d in zip(self.branch_weight.chunk(self.branches), self.dilations, strict=True)
+        ]
+        fused = torch.stack(running_sums(branches)).unflatten(2, (GATES, -1))  # (K, B, S, d, T)
+        return self._expand(fused.permute(0, 4, 1, 2, 3).flatten(1, 2)).transpose(0, 1).reshape(steps, batch, -1)
+
+
+class OverTimeERU(ERU):
+    """An ERU over time: its state is (h, c, window)."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, input_transform=OverTime)
+
+    def forward(self, x: Tensor, hx: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run (T, B, M)."""
+        unit = self.cells["l0"].input_transform
+        unit.window = x.new_zeros(unit.reach, x.shape[1], GATES, unit.width) if hx is None else hx[2]
+        output, state = super().forward(x, None if hx is None else hx[:2])
+        return output, (*state, unit.window)
 
 
 class SharedReduce(nn.Module):
     """The unit with one dense reduce and one set of branches that all gates share; only the expand has groups.
 
-    Its branches start as the identity, or with ``drawn_taps`` as :class:`eru.eesp.EESP`'s do.
+    Its branches start as the identity, or with ``drawn_taps`` as those of an EESP.
     """
 
     def __init__(self, input_size: int, output_size: int, *, drawn_taps: bool = False) -> None:
@@ -108,7 +152,7 @@ class LowRank(nn.Module):
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
         with torch.device("meta"):
-            wanted = sum(p.numel() for p in SequenceEESP(input_size, output_size).parameters())
+            wanted = sum(p.numel() for p in EESPGates(input_size, output_size).parameters())
         rank = round(wanted / (input_size + output_size))
         self.reduce = nn.Parameter(torch.randn(rank, input_size) / math.sqrt(input_size))
         self.expand = nn.Parameter(torch.randn(output_size, rank) / math.sqrt(rank))
@@ -119,13 +163,13 @@ class LowRank(nn.Module):
 
 
 FORMS: dict[str, Callable[[int, int], nn.Module]] = {
-    "feature": SequenceEESP,
+    "feature": EESPGates,
     "identity taps": Identity,
-    "time": partial(SequenceEESP, conv_axis="time"),
-    "kernel 1": partial(SequenceEESP, kernel_size=1),
+    "time": OverTime,
+    "kernel 1": partial(EESPGates, kernel_size=1),
     "lstm": dense_gates,
-    "one group": partial(SequenceEESP, groups=1),
-    "no fusion": partial(SequenceEESP, fusion=False),
+    "one group": partial(EESPGates, groups=1),
+    "no fusion": partial(EESPGates, fusion=False),
     "residual": Residual,
     "activation": Activated,
     "shared reduce": SharedReduce,

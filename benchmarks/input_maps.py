@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from environment import write_result
-from forms import FORMS
+from forms import FORMS, OverTimeERU
 from ptb import places
+from torch import nn
 
 from eru.lm.batches import Streams
 from eru.lm.job import Job
@@ -61,7 +62,11 @@ def make_model(form: str, recipe: Recipe, vocab_size: int) -> LanguageModel:
     with torch.device("meta"):
         wanted = sum(p.numel() for p in build_model(recipe, vocab_size).parameters())
     # Multiples of four only: a grouped map has four groups.
-    return build(4 * nearest_hidden_size(wanted, lambda quarter: build(4 * quarter)))
+    model = build(4 * nearest_hidden_size(wanted, lambda quarter: build(4 * quarter)))
+    if form == "time":
+        # Its convolutions carry a window of their own from one call to the next, beside h and c.
+        model.layers = nn.ModuleList(OverTimeERU(layer.input_size, layer.hidden_size) for layer in model.layers)
+    return model
 
 
 def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, precision: Any) -> dict[str, Any]:

@@ -27,8 +27,7 @@ SIZES = [(1152, 1152), (512, 512), (400, 1152)]
 CONTENDERS: dict[str, tuple[Callable[[int, int], nn.Module], bool]] = {
     "nn.LSTM": (nn.LSTM, False),
     "ERU": (ERU, False),
-    "ERU time axis": (lambda inputs, hidden: ERU(inputs, hidden, conv_axis="time"), False),
-    "ERU without a compiler": (lambda inputs, hidden: ERU(inputs, hidden, backend="cpu"), False),
+    "ERU, torch's fused LSTM": (lambda inputs, hidden: ERU(inputs, hidden, backend="fused"), False),
     "ERU naive loop": (lambda inputs, hidden: ERU(inputs, hidden, backend="naive"), False),
     "nn.LSTM bf16": (nn.LSTM, True),
     "ERU bf16": (ERU, True),

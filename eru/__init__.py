@@ -1,8 +1,11 @@
 """ERU: parameter-efficient recurrent units from the ESPNetv2 paper (arXiv 1811.11431)."""
 
+import torch
+
 from eru.cell import ERUCell
-from eru.eesp import EESP, EESP1d, EESP2d, EESP3d
-from eru.gates import SequenceEESP
+from eru.eesp import EESP
+from eru.eesp_aliases import EESP1d, EESP2d, EESP3d
+from eru.gates import EESPGates
 from eru.inference import optimize
 from eru.layer import ERU
 from eru.recurrence import lstm_scan
@@ -16,9 +19,14 @@ __all__ = [
     "EESP1d",
     "EESP2d",
     "EESP3d",
+    "EESPGates",
     "ERUCell",
-    "SequenceEESP",
     "StridedEESP",
     "lstm_scan",
     "optimize",
 ]
+
+# So that torch.load(weights_only=True) brings back whole modules of ours. An ERU keeps its cells in a ModuleDict.
+torch.serialization.add_safe_globals(
+    [EESP, EESP1d, EESP2d, EESP3d, EESPGates, ERU, ERUCell, StridedEESP, torch.nn.ModuleDict]
+)

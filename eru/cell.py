@@ -1,18 +1,22 @@
 """ERUCell: one time step of an LSTM whose input-to-gate maps are EESP units."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-from eru.gates import SequenceEESP
+from eru.gates import EESPGates
+from eru.kernels.autocast import product_dtype
 from eru.recurrence.naive import lstm_step
 
 InputTransform = Callable[[int, int], nn.Module]
-State = tuple[Tensor, ...]
+State = tuple[Tensor, Tensor]
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, State]]
+"""Input gates (T, B, 4H), W_hh, h, c and W_hr -> all hidden states and the last state."""
 
 
 class ERUCell(nn.Module):
@@ -22,28 +26,29 @@ class ERUCell(nn.Module):
         a_q = \mathrm{EESP}_q(x) + W_q h + b_q, \quad q \in \{i, f, g, o\}, \qquad
         c' = \sigma(a_f) c + \sigma(a_i) \tanh(a_g), \quad h' = \sigma(a_o) \tanh(c')
 
+    Call ``reset_parameters()`` after an initialisation loop over all parameters of a model: such loops shut the gates,
+    see :class:`eru.EESPGates`.
+
     Args:
         input_size: M, from 1 up.
         hidden_size: H, from 1 up.
-        bias: whether there is a bias b (4H).
-        device: where the parameters live.
-        dtype: type of the parameters.
+        bias: Whether there is a bias b (4H).
+        device: Where the parameters live.
+        dtype: Type of the parameters.
         branches: K of the EESP; by default 4 (fewer for the smallest H). An explicit number must divide H.
-        groups: of the EESP; by default chosen to fit. An explicit number must divide M and H / K.
-        conv_axis: what the taps slide over: ``"feature"``, within the reduced vector of a step, or ``"time"``,
-            causally over the steps; the state then is (h, c, window).
-        kernel_size: taps of a branch; odd for ``"feature"``.
-        input_transform: ``(input_size, 4 * hidden_size) -> nn.Module`` that replaces the EESP; ``nn.Linear`` makes
-            an LSTM.
+        groups: Groups of the EESP; by default chosen to fit. An explicit number must divide M and H / K.
+        kernel_size: Taps of a branch, odd.
+        input_transform: ``(input_size, 4 * hidden_size) -> nn.Module``, which replaces the EESP and so excludes the
+            three options before it; ``nn.Linear`` makes an LSTM.
         proj_size: P; above 0, h is projected to (B, P) as in ``nn.LSTM``.
-        layer_norm: normalise the input gates.
+        layer_norm: Whether to normalise the input gates.
 
     Shape:
-        input (B, M) or (M,); h (B, H or P), c (B, H), window (window_size, B, 4d), each without B for one vector.
-        The output is the next state.
+        input (B, M) or (M,); h (B, H or P) and c (B, H), without B for one vector. The output is the next (h, c), with
+        c in the type of the parameters.
 
     Raises:
-        ValueError: sizes or options that do not fit, an input or a state of the wrong shape.
+        ValueError: Sizes or options that do not fit, an input or a state of the wrong shape or type.
 
     Source:
         ESPNetv2, section 4.4 (arXiv 1811.11431).
@@ -66,7 +71,6 @@ class ERUCell(nn.Module):
         *,
         branches: int | None = None,
         groups: int | None = None,
-        conv_axis: Literal["feature", "time"] = "feature",
         kernel_size: int = 3,
         input_transform: InputTransform | None = None,
         proj_size: int = 0,
@@ -81,14 +85,16 @@ class ERUCell(nn.Module):
         self.input_size, self.hidden_size, self.proj_size = input_size, hidden_size, proj_size
         if input_transform is None:
             input_transform = partial(
-                SequenceEESP,
-                branches=branches,
-                groups=groups,
-                conv_axis=conv_axis,
-                kernel_size=kernel_size,
-                device=device,
-                dtype=dtype,
+                EESPGates, branches=branches, groups=groups, kernel_size=kernel_size, device=device, dtype=dtype
             )
+        else:
+            for name, value, default in (
+                ("branches", branches, None),
+                ("groups", groups, None),
+                ("kernel_size", kernel_size, 3),
+            ):
+                if value != default:
+                    raise ValueError(f"{name}={value}: is an option of the EESP, which input_transform replaces")
         self.input_transform = input_transform(input_size, 4 * hidden_size).to(device=device, dtype=dtype)
         self.layer_norm = None
         if layer_norm:
@@ -107,7 +113,7 @@ class ERUCell(nn.Module):
         self._reset_recurrent()
 
     def _reset_recurrent(self) -> None:
-        """Recurrent weights U(-1/sqrt(H), 1/sqrt(H)) as in ``nn.LSTM``; bias 0, but 1 for the forget gate."""
+        """Draw the recurrent weights as ``nn.LSTM``, U(-1/sqrt(H), 1/sqrt(H)); biases are 0, the forget gate's 1."""
         limit = 1 / math.sqrt(self.hidden_size)
         nn.init.uniform_(self.weight_hh, -limit, limit)
         if self.weight_hr is not None:
@@ -117,69 +123,70 @@ class ERUCell(nn.Module):
             nn.init.ones_(self.bias[self.hidden_size : 2 * self.hidden_size])
 
     @property
-    def window_size(self) -> int:
-        """Steps of reduced inputs in the state; 0 where the state is (h, c)."""
-        return getattr(self.input_transform, "window_size", 0)
-
-    @property
     def output_size(self) -> int:
         """Features of h: P with a projection, else H."""
         return self.proj_size or self.hidden_size
 
     def initial_state(self, batch_size: int, like: Tensor) -> State:
-        """Zeros for a batch, on the device and in the type of ``like``; cells, which add up, in at least float32."""
+        """Zeros for a batch on the device of ``like``: h in its type, c in the parameters' type."""
         h = like.new_zeros(batch_size, self.output_size)
-        c = like.new_zeros(batch_size, self.hidden_size, dtype=torch.promote_types(like.dtype, torch.float32))
-        if isinstance(self.input_transform, SequenceEESP) and self.window_size:
-            return h, c, self.input_transform.initial_window(batch_size, like)
-        return h, c
+        return h, like.new_zeros(batch_size, self.hidden_size, dtype=self.weight_hh.dtype)
 
     def project(self, x: Tensor) -> Tensor:
-        """Input gates, bias included, of any number of steps at once: (T, B, M) -> (T, B, 4H).
-
-        With ``conv_axis="time"`` the steps are the first of their sequence.
-        """
-        return self.project_on(x, None)[0]
-
-    def project_on(self, x: Tensor, window: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Input gates of steps that follow ``window``, and the window followed by the steps' reduced inputs."""
-        if isinstance(self.input_transform, SequenceEESP) and self.window_size:
-            gates, past = self.input_transform.continued(x, window)
-        else:
-            gates, past = self.input_transform(x), None
+        """Input gates, bias included, of any number of steps at once: (*, M) -> (*, 4H)."""
+        gates = self.input_transform(x)
         if self.layer_norm is not None:
             gates = self.layer_norm(gates)
-        return (gates if self.bias is None else gates + self.bias.to(gates.dtype)), past
+        return gates if self.bias is None else gates + self.bias.to(gates.dtype)
 
-    def step(self, gates: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    def step(self, gates: Tensor, state: State) -> State:
         """One step of the recurrence: input gates (B, 4H) and (h, c) -> the next (h, c)."""
-        h, c = state[:2]
-        h, cells = lstm_step(gates, self.weight_hh, h, c, self.weight_hr)
-        return h, cells
+        h, c = state
+        # Cells add up over many steps, so they are computed in at least float32.
+        cells = c.to(torch.promote_types(c.dtype, torch.float32))
+        h, cells = lstm_step(gates, self.weight_hh, h, cells, self.weight_hr)
+        return h, cells.to(c.dtype)
+
+    def forward(
+        self, input: Tensor, hx: State | None = None, *, scan: Scan | None = None
+    ) -> State | tuple[Tensor, State]:
+        """One step, or with ``scan`` a whole sequence.
+
+        Args:
+            input: (B, M) or (M,), or (T, B, M) with ``scan``.
+            hx: The state (h, c) before it; zeros by default.
+            scan: Runs the recurrence over all steps. :class:`eru.ERU` calls its cells with it, so that whatever hangs
+                on a cell's call (hooks, spectral norm, pruning, sharding) is at work there too.
+
+        Returns:
+            The next (h, c); with ``scan`` what that returns, all hidden states and the last (h, c).
+        """
+        if isinstance(input, torch.fx.Proxy):
+            return call_as_leaf(self, input, hx)
+        if scan is not None:
+            h, c = self.initial_state(input.shape[1], input) if hx is None else hx
+            return scan(self.project(input), self.weight_hh, h, c, self.weight_hr)
+        self.check_input(input, (1, 2))
+        batched = input.dim() == 2
+        x = input if batched else input.unsqueeze(0)
+        state = self.initial_state(x.shape[0], x)
+        if hx is not None:
+            expected = state if batched else (state[0].squeeze(0), state[1].squeeze(0))
+            h, c = check_state(hx, expected, self.weight_hh.dtype)
+            state = (h, c) if batched else (h.unsqueeze(0), c.unsqueeze(0))
+        h, c = self.step(self.project(x), state)
+        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
     def check_input(self, x: Tensor, dimensions: tuple[int, ...]) -> None:
-        """Raise ``ValueError`` unless ``x`` has one of the dimensions and ``input_size`` features."""
+        """Raise ``ValueError`` unless ``x`` has one of the dimensions, ``input_size`` features and a fitting type."""
         if x.dim() not in dimensions or x.shape[-1] != self.input_size:
             allowed = " or ".join(f"{n}-D" for n in dimensions)
             raise ValueError(
                 f"input of shape {tuple(x.shape)}: expected {allowed} with input_size={self.input_size} last"
             )
-
-    def forward(self, input: Tensor, hx: State | None = None) -> State:
-        """One step; the state ``hx`` defaults to zeros."""
-        self.check_input(input, (1, 2))
-        x = input if input.dim() == 2 else input.unsqueeze(0)
-        initial = self.initial_state(x.shape[0], x)
-        if hx is None:
-            hx = initial
-        elif input.dim() == 1:
-            hx = tuple(part.unsqueeze(-2) for part in hx)
-        check_state(hx, initial)
-        gates, past = self.project_on(x.unsqueeze(0), hx[2] if self.window_size else None)
-        new: State = self.step(gates[0], hx)
-        if past is not None:
-            new = (*new, past[-self.window_size :])
-        return new if input.dim() == 2 else tuple(part.squeeze(-2) for part in new)
+        # Autocast brings every type but float64 into its own, so there it is enough that the products agree.
+        if product_dtype(x) != product_dtype(self.weight_hh):
+            raise ValueError(f"input of type {x.dtype}: expected {self.weight_hh.dtype}, the type of the parameters")
 
     def extra_repr(self) -> str:
         """Sizes, as printed by ``print(module)``."""
@@ -187,18 +194,38 @@ class ERUCell(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias is not None}{projected}"
 
 
-def check_state(state: State, expected: State) -> None:
-    """Raise ``ValueError`` unless every part of the state has its expected shape.
+def check_state(state: Sequence[Tensor], expected: State, dtype: torch.dtype) -> State:
+    """The state (h, c), with c in the parameters' type.
+
+    Args:
+        state: What a caller gave as (h, c).
+        expected: A state of the shapes that fit.
+        dtype: Type of the parameters. A state of a wider type is refused; a narrower one comes from autocast.
+
+    Raises:
+        ValueError: Parts that are missing, or of another shape or type.
 
     Example:
-        >>> check_state((torch.zeros(2, 3),), (torch.zeros(2, 4),))
+        >>> zeros = torch.zeros(2, 4), torch.zeros(2, 4)
+        >>> check_state((torch.zeros(2, 3), torch.zeros(2, 4)), zeros, torch.float32)
         Traceback (most recent call last):
         ...
         ValueError: state h of shape (2, 3): expected (2, 4)
     """
-    names = ("h", "c", "window")[: len(expected)]
-    if len(state) != len(expected):
-        raise ValueError(f"state of {len(state)} tensors: expected ({', '.join(names)})")
-    for name, part, want in zip(names, state, expected, strict=True):
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        found = f"{len(state)} tensors" if isinstance(state, tuple | list) else f"type {type(state).__name__}"
+        raise ValueError(f"state of {found}: expected (h, c)")
+    for name, part, want in zip("hc", state, expected, strict=True):
+        if not isinstance(part, Tensor):
+            raise ValueError(f"state {name} is {part!r}: expected a tensor of shape {tuple(want.shape)}")
         if part.shape != want.shape:
             raise ValueError(f"state {name} of shape {tuple(part.shape)}: expected {tuple(want.shape)}")
+        if torch.promote_types(part.dtype, dtype) != dtype:
+            raise ValueError(f"state {name} of type {part.dtype}: expected {dtype}, the type of the parameters")
+    return state[0], state[1].to(dtype)
+
+
+def call_as_leaf(module: nn.Module, input: torch.fx.Proxy, hx: object, **options: object) -> Any:
+    """One node for the whole module while ``torch.fx`` traces, as it makes for torch's own recurrent modules."""
+    tracer: Any = input.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input, hx), options)

@@ -5,7 +5,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from eru.eesp import EESP, Layer, _conv, dilations
+from eru.eesp import EESP, Layer, convolve
+from eru.sizes import dilations
 
 
 class ESP(nn.Module):
@@ -25,7 +26,7 @@ class ESP(nn.Module):
         ndim: 1, 2 or 3.
         kernel_size: taps of a branch along each axis, odd.
         branches: K.
-        receptive_field: limit on what a branch may see, see :func:`eru.eesp.dilations`.
+        receptive_field: limit on what a branch may see, see :func:`eru.sizes.dilations`.
         residual: add the input where shapes match.
         norm: makes a normalisation from a channel count; ``None`` for none.
         activation: makes an activation from a channel count; ``None`` for none.
@@ -104,6 +105,6 @@ class EESPA(EESP):
 
     def expand(self, fused: Tensor) -> Tensor:
         """Point-wise convolutions of the fused branches, one after the other, concatenated."""
-        groups = self.stacks * self.expand_groups
+        groups = self.expand_groups
         parts = zip(fused.chunk(groups, dim=1), self.expand_weight.chunk(groups), strict=True)
-        return torch.cat([_conv[self.ndim](branch, weight) for branch, weight in parts], dim=1)
+        return torch.cat([convolve[self.ndim](branch, weight) for branch, weight in parts], dim=1)

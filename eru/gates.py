@@ -1,48 +1,62 @@
-"""EESP as an input-to-gate map: the 1-D unit over a sequence, run as batched matrix products."""
+"""The ERU's input map: one linear, one-dimensional EESP for each of the four gates."""
 
-from typing import Literal
+import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from eru.eesp import EESP
+from eru.eesp import check_kernel_size, draw_branches, running_sums
 from eru.kernels.autocast import product_dtype, without_autocast
+from eru.kernels.refusals import warn_once
+from eru.sizes import dilations, fit_sizes
+
+# What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
+_SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16
 
 
-class SequenceEESP(EESP):
-    r"""A 1-D EESP per gate over a sequence: (T, B, M) -> (T, B, S H), where S gates share the slices of the input.
+class EESPGates(nn.Module):
+    r"""Maps the input of a step to the S gates of its cell by one EESP unit for each gate q.
 
-    It holds no normalisation, no activation and no residual, so it is linear, and its parts are matrix products:
-    the reduce is one product over the groups, the expand one over the stacks. What the taps slide over is
-    ``conv_axis``:
+    .. math::
+        y_q = R_q x, \quad
+        s_{q,b} = \sum_{j \le b} D_{q,j}(y_q), \quad
+        a_q = E_q [s_{q,1}, \dots, s_{q,K}]
 
-    - ``"feature"``: over the reduced vector of each step, so steps are independent. Branches, running sums and expand
-      are then ONE matrix :math:`E \cdot \mathrm{branches}(I)` of d x H per gate, composed once per call; in a type
-      narrower than float32, where products cost less than the copies between them, the reduce is composed with it.
-    - ``"time"``: causally over the steps. The last :attr:`window_size` reduced inputs are the state it carries.
+    R and E are the grouped point-wise maps of :class:`eru.EESP`. The depth-wise branches D slide over the features of
+    the reduced vector itself, which is seen as ``groups`` signals of ``width / groups`` positions, padded with zeros.
+
+    There is no normalisation, activation or residual, so each gate's map is one matrix, :math:`E_q D_q R_q`. For many
+    rows its two right factors are multiplied out first, which is the same in fewer and larger products.
+
+    Because three linear maps stand behind one another, an initialisation loop over all parameters of a model (such as
+    ``nn.init.normal_(p, 0, 0.01)``) makes their product, and with it the gates, tiny. Call ``reset_parameters()``
+    after such a loop; the first training step warns where it is needed.
 
     Args:
         input_size: M, any number from 1 up.
-        output_size: S H, a multiple of ``stacks``.
-        stacks: S, one unit per gate.
-        conv_axis: ``"feature"`` or ``"time"``.
-        kernel_size: taps a branch; 1 has no neighbourhood.
-        branches: as for :class:`EESP`.
-        groups: as for :class:`EESP`.
-        receptive_field: as for :class:`EESP`.
-        fusion: as for :class:`EESP`.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        output_size: S H, a multiple of ``gates``.
+        gates: S, one unit each.
+        kernel_size: Taps of a branch, odd; 1 has no neighbourhood.
+        branches: K, see :func:`eru.sizes.fit_sizes`.
+        groups: Groups of reduce and expand, see :func:`eru.sizes.fit_sizes`.
+        receptive_field: Limit on what a branch may see, see :func:`eru.sizes.dilations`.
+        fusion: Whether the branches are summed up (hierarchical feature fusion).
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
-        input (T, B, M), output (T, B, S H).
+        input (*, M), output (*, S H).
 
     Raises:
-        ValueError: options that do not fit, or an input of the wrong shape, naming them.
+        ValueError: Options that do not fit, or an input of the wrong width.
+
+    Source:
+        ESPNetv2, sections 3.2 and 4.4 (arXiv 1811.11431).
 
     Example:
-        >>> gates = SequenceEESP(20, 4 * 32)
+        >>> gates = EESPGates(20, 4 * 32)
         >>> gates(torch.zeros(7, 3, 20)).shape
         torch.Size([7, 3, 128])
     """
@@ -52,8 +66,7 @@ class SequenceEESP(EESP):
         input_size: int,
         output_size: int,
         *,
-        stacks: int = 4,
-        conv_axis: Literal["feature", "time"] = "feature",
+        gates: int = 4,
         kernel_size: int = 3,
         branches: int | None = None,
         groups: int | None = None,
@@ -62,122 +75,131 @@ class SequenceEESP(EESP):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if conv_axis not in ("feature", "time"):
-            raise ValueError(f"conv_axis={conv_axis!r}: must be 'feature' or 'time'")
-        if stacks < 1 or output_size % stacks:
-            raise ValueError(f"output_size={output_size}: must be a multiple of stacks={stacks}, at least 1")
-        over_time = conv_axis == "time"
-        super().__init__(
-            input_size,
-            output_size // stacks,
-            ndim=1,
-            stacks=stacks,
-            kernel_size=kernel_size,
-            branches=branches,
-            groups=groups,
-            conv_axis="space" if over_time else "feature",
-            causal=over_time,
-            receptive_field=receptive_field,
-            fusion=fusion,
-            residual=False,
-            device=device,
-            dtype=dtype,
-        )
-        #: Steps of reduced inputs that the next call needs; 0 when steps are independent.
-        self.window_size = (kernel_size - 1) * max(self.dilations) if over_time else 0
+        super().__init__()
+        if gates < 1 or output_size % gates:
+            raise ValueError(f"output_size={output_size}: must be a multiple of gates={gates}, at least 1")
+        check_kernel_size(kernel_size)
+        self.input_size, self.output_size = input_size, output_size
+        self.gates, self.size = gates, output_size // gates
+        self.branches, self.groups, self.expand_groups, self.width = fit_sizes(input_size, self.size, branches, groups)
+        self.kernel_size, self.fusion = kernel_size, fusion
+        self.dilations = dilations(self.branches, receptive_field, kernel_size)
+        # Where K does not divide H, the groups of the expand make a few outputs more, which _expand cuts off.
+        share = math.ceil(self.size / self.expand_groups)
+        fan_in = self.branches * self.width // self.expand_groups
+        empty = partial(torch.empty, device=device, dtype=dtype)
+        # Laid out as the weights of 1-D convolutions. The reduce has its groups outside of the gates, since every
+        # group reads its slice of the input once for all gates.
+        self.reduce_weight = nn.Parameter(empty(gates * self.width, input_size // self.groups, 1))
+        self.branch_weight = nn.Parameter(empty(self.branches * gates * self.groups, 1, kernel_size))
+        self.expand_weight = nn.Parameter(empty(gates * self.expand_groups * share, fan_in, 1))
+        self.reset_parameters()
 
-    def initial_window(self, batch_size: int, like: Tensor) -> Tensor:
-        """Zeros for the reduced inputs before the first step: (window_size, B, S d)."""
-        return like.new_zeros(self.window_size, batch_size, self.stacks * self.width)
+    def reset_parameters(self) -> None:
+        """Draw the weights so that an input of unit variance gives gates of about unit variance."""
+        for weight in (self.reduce_weight, self.expand_weight):
+            nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()))
+        draw_branches(self.branch_weight, self.branches, self.fusion)
+        self._gain_is_checked = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gates of a sequence that starts here: (T, B, M) -> (T, B, S H)."""
-        return self.continued(x, None)[0]
-
-    def continued(self, x: Tensor, window: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gates of a sequence that goes on after ``window``.
-
-        Args:
-            x: (T, B, M).
-            window: reduced inputs before it (window_size, B, S d); ``None`` for zeros.
-
-        Returns:
-            The gates (T, B, S H) and the window followed by the reduced inputs (window_size + T, B, S d), whose last
-            ``window_size`` steps are the next window (earlier ones where a sequence ends earlier). Where steps are
-            independent there is none to return: (0, B, S d).
-        """
-        if x.dim() != 3 or x.shape[-1] != self.in_channels:
-            raise ValueError(f"input of shape {tuple(x.shape)}: expected (T, B, {self.in_channels})")
-        steps, batch, _ = x.shape
-        # Composing costs as much as some H rows of the direct way; a traced graph must not depend on T.
-        many = torch.compiler.is_compiling() or steps * batch >= self.out_channels
-        if self.conv_axis == "feature" and many and product_dtype(x).itemsize < 4:
-            gates = F.linear(x, self.dense_weight())
-            return gates, self.initial_window(batch, gates)
-        reduced = self._reduce(x)  # (S, T, B, d)
-        if self.window_size == 0:
-            past = self.initial_window(batch, reduced)
-            if self.conv_axis == "feature" and many:
-                out = torch.bmm(reduced.flatten(1, 2), self._composed())  # (S, T B, H)
-                return out.transpose(0, 1).reshape(steps, batch, self.stacks * self.out_channels), past
-        if self.conv_axis == "feature":
-            fused = self.over_features(reduced.movedim(0, 2).flatten(2))  # (K, T, B, S, d)
-            return self._expand(fused.movedim(3, 1)), past
-        if window is None:
-            window = self.initial_window(batch, reduced)
-        past = torch.cat([window.unflatten(2, (self.stacks, self.width)).movedim(2, 0), reduced], dim=1)
-        return self._expand(self._over_time(past, steps)), past.movedim(0, 2).flatten(2)
-
-    def _reduce(self, x: Tensor) -> Tensor:
-        steps, batch, _ = x.shape
-        share = self.in_channels // self.groups
-        groups = x.reshape(steps * batch, self.groups, share).transpose(0, 1)
-        weight = self.reduce_weight.view(self.groups, -1, share).transpose(1, 2)
-        out = torch.bmm(groups, weight)  # (groups, T B, S d/groups)
-        out = out.view(self.groups, steps, batch, self.stacks, self.width // self.groups)
-        return out.permute(3, 1, 2, 0, 4).reshape(self.stacks, steps, batch, self.width)
-
-    def _over_time(self, past: Tensor, steps: int) -> Tensor:
-        """Causal branches, fused: (S, window + T, B, d) -> (K, S, T, B, d)."""
-        taps = self.branch_weight.view(self.branches, self.stacks, 1, 1, self.width, -1)
-        branches = []
-        for weight, dilation in zip(taps, self.dilations, strict=True):
-            branch = None
-            for tap in range(self.kernel_size):
-                start = self.window_size - (self.kernel_size - 1 - tap) * dilation
-                term = past[:, start : start + steps]
-                branch = term * weight[..., tap] if branch is None else branch.addcmul(term, weight[..., tap])
-            branches.append(branch)
-        return torch.stack(self.fuse(branches))
-
-    def _expand(self, fused: Tensor) -> Tensor:
-        """Fused branches (K, S, T, B, d) -> gates (T, B, S H)."""
-        _, stacks, steps, batch, _ = fused.shape
-        # A group of the expand reads the concatenated branches' features, K d / groups of them.
-        share = self.branches * self.width // self.expand_groups
-        parts = fused.permute(1, 2, 3, 0, 4).reshape(stacks, steps * batch, self.expand_groups, share)
-        parts = parts.transpose(1, 2).flatten(0, 1)  # (S groups, T B, K d/groups)
-        weight = self.expand_weight.view(stacks * self.expand_groups, -1, share)
-        out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (stacks, -1))  # (S, groups, T B, H/groups)
-        out = out.permute(2, 0, 1, 3).flatten(2)[..., : self.out_channels]
-        return out.reshape(steps, batch, stacks * self.out_channels)
-
-    def _composed(self) -> Tensor:
-        """Branches, running sums and expand as one matrix a stack (S, d, H): the expand of the branches of I.
-
-        The branches act alike on the groups' slices of I, so they see one slice, and the rest is zero.
-        """
-        length = self.width // self.groups
-        identity = torch.eye(length, device=self.reduce_weight.device, dtype=self.reduce_weight.dtype)
-        slices = self.over_features(identity.repeat(1, self.stacks * self.groups))  # (K, length, S, d)
-        slices = slices.unflatten(3, (self.groups, length)).movedim(3, 4)  # (K, length, S, length, groups)
-        fused = torch.diag_embed(slices).permute(0, 2, 4, 1, 5, 3).flatten(4, 5).flatten(2, 3)  # (K, S, d, d)
-        out = self._expand(fused.unsqueeze(3))  # (d, 1, S H)
-        return out.view(self.width, self.stacks, self.out_channels).transpose(0, 1)
+        """Gates (*, S H) of the inputs (*, M), without bias."""
+        if x.dim() < 1 or x.shape[-1] != self.input_size:
+            raise ValueError(f"input of shape {tuple(x.shape)}: expected {self.input_size} features last")
+        if self.training and not self._gain_is_checked and not torch.compiler.is_compiling():
+            self._check_gain()
+        rows = x.reshape(-1, self.input_size)  # (N, M)
+        # To compose costs as much as about H rows of the direct way. A traced graph must not depend on their number.
+        composes = torch.compiler.is_compiling() or rows.shape[0] >= self.size
+        if composes and product_dtype(x).itemsize < 4:
+            # In types for which processors have matrix units, one larger product is cheaper than the copies between.
+            return F.linear(x, self.dense_weight())
+        reduced = self._reduce(rows)  # (S, N, d)
+        if composes:
+            gates = torch.bmm(reduced, self._composed())  # (S, N, H)
+        else:
+            gates = self._expand(self._branches(reduced.transpose(0, 1)))
+        return gates.transpose(0, 1).reshape(*x.shape[:-1], self.output_size)
 
     def dense_weight(self) -> Tensor:
-        """The whole unit as one matrix (S H, M), composed in the parameters' own type."""
+        """The whole map as one matrix (S H, M), computed in the parameters' own type."""
         with without_autocast(self.reduce_weight):
-            composed = self._composed().unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2)  # (groups, S, H, d/groups)
-            reduce = self.reduce_weight.view(self.groups, self.stacks, self.width // self.groups, -1)
-            return (composed @ reduce).permute(1, 2, 0, 3).reshape(-1, self.in_channels)
+            # A group of the input reaches the features of its own slice of each reduced vector, and no others.
+            composed = self._composed().unflatten(1, (self.groups, -1))  # (S, groups, d / groups, H)
+            reduce = self._reduce_by_group().unflatten(1, (self.gates, -1))  # (groups, S, d / groups, M / groups)
+            dense = composed.permute(1, 0, 3, 2) @ reduce  # (groups, S, H, M / groups)
+            return dense.permute(1, 2, 0, 3).reshape(self.output_size, self.input_size)
+
+    def _reduce_by_group(self) -> Tensor:
+        return self.reduce_weight.view(self.groups, -1, self.input_size // self.groups)
+
+    def _reduce(self, rows: Tensor) -> Tensor:
+        """R: (N, M) -> (S, N, d)."""
+        slices = rows.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, N, M / groups)
+        out = torch.bmm(slices, self._reduce_by_group().transpose(1, 2))  # (groups, N, S d / groups)
+        # Every gate's reduced vector is made of its parts from all groups.
+        out = out.unflatten(2, (self.gates, -1)).permute(2, 1, 0, 3)  # (S, N, groups, d / groups)
+        return out.flatten(2)
+
+    def _branches(self, reduced: Tensor) -> Tensor:
+        """D and its running sums: (N, S, d) -> (K, N, S, d)."""
+        # Each gate's groups are the channels of a convolution over the features of their slices.
+        signals = reduced.reshape(-1, self.gates * self.groups, self.width // self.groups)
+        branches = [
+            F.conv1d(
+                signals,
+                weight,
+                padding=(self.kernel_size - 1) * dilation // 2,
+                dilation=dilation,
+                groups=self.gates * self.groups,
+            )
+            for weight, dilation in zip(self.branch_weight.chunk(self.branches), self.dilations, strict=True)
+        ]
+        sums = running_sums(branches) if self.fusion else branches
+        return torch.stack(sums).unflatten(2, (self.gates, -1)).flatten(3)
+
+    def _expand(self, fused: Tensor) -> Tensor:
+        """E: (K, N, S, d) -> (S, N, H)."""
+        # A group of the expand reads its share of the K d features that a gate's branches have together.
+        parts = fused.permute(2, 1, 0, 3).flatten(2)  # (S, N, K d)
+        parts = parts.unflatten(2, (self.expand_groups, -1)).transpose(1, 2).flatten(0, 1)  # (S groups, N, share)
+        weight = self.expand_weight.view(self.gates * self.expand_groups, -1, parts.shape[2])
+        out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (self.gates, -1))  # (S, groups, N, H / groups)
+        return out.transpose(1, 2).flatten(2)[..., : self.size]
+
+    def _composed(self) -> Tensor:
+        """Branches, running sums and expand as one matrix a gate, (S, d, H): what they make of the identity.
+
+        The branches treat each group's slice apart, so they are run once over the positions of ONE slice, in all
+        groups at once, and every group's answer is put into its own block of an otherwise empty d x d matrix.
+        """
+        length = self.width // self.groups
+        positions = torch.eye(length, device=self.reduce_weight.device, dtype=self.reduce_weight.dtype)
+        answers = self._branches(positions.repeat(1, self.gates * self.groups))  # (K, length, S, d)
+        answers = answers.unflatten(3, (self.groups, length)).transpose(3, 4)  # (K, from, S, to, groups)
+        blocks = torch.diag_embed(answers)  # (K, from, S, to, groups, groups): zero off the diagonal
+        whole = blocks.permute(0, 4, 1, 2, 5, 3)  # (K, groups, from, S, groups, to)
+        return self._expand(whole.flatten(4, 5).flatten(1, 2))
+
+    def _check_gain(self) -> None:
+        """Warn where the weights make the gates so small that the cell can hardly learn."""
+        self._gain_is_checked = True
+        if self.size < _FEWEST_UNITS:
+            return
+        weights = self.dense_weight().detach()
+        if type(weights) is not Tensor or weights.is_meta:
+            return  # inside of a transformation of torch.func, or without numbers
+        gain = weights.float().square().sum(dim=1).mean().sqrt().item()
+        if gain < _SMALLEST_GAIN:
+            warn_once(
+                f"inputs of unit variance reach the gates of this ERU with a standard deviation of {gain:.2g}, so it "
+                "will hardly learn: an initialisation loop over all parameters makes the product of its three stacked "
+                "linear maps tiny. Call reset_parameters() after such a loop"
+            )
+
+    def extra_repr(self) -> str:
+        """Sizes, as printed by ``print(module)``."""
+        return (
+            f"{self.input_size}, {self.output_size}, gates={self.gates}, branches={self.branches}, "
+            f"groups={self.groups}, dilations={self.dilations}"
+        )

@@ -6,26 +6,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from eru.gates import SequenceEESP
+from eru.gates import EESPGates
 
 
 @torch.no_grad()
 def optimize(model: nn.Module) -> Any:
-    r"""A copy for inference, in which each ERU's input map over features is one dense matrix.
+    r"""A copy for inference, in which each ERU's input map is one dense matrix.
 
     Such a map has no activation inside, so reduce, branches, running sums and expand are together
     :math:`W = E \cdot \mathrm{branches}(I) \cdot R`. For single steps one product with it is quicker than the dozen
-    small operators of the unit, though there are more weights to read. All other parameters are shared with ``model``;
-    maps over time keep their window and stay as they are.
+    small operators of the unit, though there are more weights to read. All other parameters are shared with ``model``.
 
     Args:
-        model: an :class:`eru.ERU`, an :class:`eru.ERUCell`, or any module that holds some; it stays as it is.
+        model: An :class:`eru.ERU`, an :class:`eru.ERUCell`, or any module that holds some; it stays as it is.
 
     Returns:
         A module of the same class in evaluation mode. Its input maps follow no later change of the model's weights.
 
     Raises:
-        TypeError: not a module.
+        TypeError: ``model`` is not a module.
 
     Example:
         >>> from eru import ERU
@@ -39,13 +38,13 @@ def optimize(model: nn.Module) -> Any:
     holder = nn.Sequential(copy.deepcopy(model, shared))
     for module in list(holder.modules()):
         for name, unit in list(module.named_children()):
-            if isinstance(unit, SequenceEESP) and not unit.window_size:
+            if isinstance(unit, EESPGates):
                 setattr(module, name, _linear(unit))
     return holder.eval()[0]
 
 
-def _linear(unit: SequenceEESP) -> nn.Linear:
+def _linear(unit: EESPGates) -> nn.Linear:
     weight = unit.dense_weight()
-    linear = nn.Linear(unit.in_channels, len(weight), bias=False, device="meta")
+    linear = nn.Linear(unit.input_size, len(weight), bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return linear

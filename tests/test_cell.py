@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eru import ERUCell, SequenceEESP
+from eru import EESPGates, ERUCell
 from eru.eesp import fit_sizes
 
-axes = pytest.mark.parametrize("axis", ["feature", "time"])
 quick = settings(max_examples=40, deadline=None)
 
 
@@ -45,12 +44,11 @@ def test_with_a_linear_map_it_is_torchs_lstm_cell(bias, batched, given_state):
 
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": 3}, {"layer_norm": True}, {"bias": False}])
-@axes
-def test_equations(axis, options):
-    cell = ERUCell(5, 4, **options, conv_axis=axis, dtype=torch.float64)
+def test_equations(options):
+    cell = ERUCell(5, 4, **options, dtype=torch.float64)
     x = torch.randn(3, 5, dtype=torch.float64)
-    h, c, *window = state = random_state(cell, 3, x)
-    a = cell.input_transform.continued(x.unsqueeze(0), window[0] if window else None)[0][0]
+    h, c = state = random_state(cell, 3, x)
+    a = x @ cell.input_transform.dense_weight().t()
     if cell.layer_norm is not None:
         a = (
             (a - a.mean(1, keepdim=True))
@@ -66,38 +64,25 @@ def test_equations(axis, options):
     torch.testing.assert_close(cell(x, state)[:2], (h, c))
 
 
-@axes
-def test_project_then_step_is_the_cell(axis):
-    cell = ERUCell(6, 8, conv_axis=axis)
+def test_project_then_step_is_the_cell():
+    cell = ERUCell(6, 8)
     x = torch.randn(7, 2, 6)
     gates, state = cell.project(x), cell.initial_state(2, x)
     assert gates.shape == (7, 2, 32)
-    hc = state[:2]
+    hc = state
     for t in range(7):
         hc = cell.step(gates[t], hc)
         state = cell(x[t], state)
-        torch.testing.assert_close(state[:2], hc, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(state, hc, rtol=1e-5, atol=1e-5)
 
 
-def test_state_over_time_holds_the_last_reduced_inputs():
-    cell = ERUCell(6, 8, conv_axis="time")
-    x = torch.randn(11, 2, 6)
-    state = None
-    for step in x:
-        state = cell(step, state)
-    assert cell.window_size == 8
-    torch.testing.assert_close(state[2], cell.input_transform.continued(x, None)[1][-8:])
-    assert ERUCell(6, 8).window_size == ERUCell(6, 8, conv_axis="time", kernel_size=1).window_size == 0
-
-
-@axes
-def test_one_vector_is_a_batch_of_one(axis):
-    cell = ERUCell(6, 8, proj_size=3, conv_axis=axis)
+def test_one_vector_is_a_batch_of_one():
+    cell = ERUCell(6, 8, proj_size=3)
     x = torch.randn(1, 6)
     state = random_state(cell, 1, x)
     batched = cell(x, state)
     single = cell(x[0], tuple(part.squeeze(-2) for part in state))
-    assert [part.dim() for part in single] == [1, 1, 2][: len(single)]
+    assert [part.dim() for part in single] == [1, 1]
     torch.testing.assert_close(single, tuple(part.squeeze(-2) for part in batched))
     torch.testing.assert_close(cell(x[0])[0], cell(x)[0][0])
 
@@ -106,21 +91,20 @@ def test_one_vector_is_a_batch_of_one(axis):
 
 
 @pytest.mark.parametrize(("m", "h"), [(1, 1), (1, 51), (650, 51), (3, 2), (51, 650)])
-@axes
-def test_every_size_builds_and_runs_by_default(m, h, axis):
-    cell = ERUCell(m, h, conv_axis=axis)
+def test_every_size_builds_and_runs_by_default(m, h):
+    cell = ERUCell(m, h)
     state = cell(torch.randn(2, m))
     assert [part.shape[-1] for part in state[:2]] == [h, h]
     assert all(part.isfinite().all() for part in cell(torch.randn(2, m), state))
 
 
-@given(m=st.integers(1, 80), h=st.integers(1, 80), axis=st.sampled_from(["feature", "time"]), bias=st.booleans())
+@given(m=st.integers(1, 80), h=st.integers(1, 80), bias=st.booleans())
 @quick
-def test_random_sizes_and_parameter_count(m, h, axis, bias):
-    cell = ERUCell(m, h, bias, conv_axis=axis)
+def test_random_sizes_and_parameter_count(m, h, bias):
+    cell = ERUCell(m, h, bias)
     assert cell(torch.randn(2, m))[0].shape == (2, h)
     k, g, e, d = fit_sizes(m, h, None, None)
-    reduce, branches, expand = d * m // g, k * 3 * (g if axis == "feature" else d), e * math.ceil(h / e) * d
+    reduce, branches, expand = d * m // g, k * 3 * g, e * math.ceil(h / e) * d
     recurrent = 4 * h * h + (4 * h if bias else 0)
     assert sum(p.numel() for p in cell.parameters()) == 4 * (reduce + branches + expand) + recurrent
 
@@ -146,12 +130,11 @@ def test_input_map_costs_about_five_sixteenths_of_an_lstms():
 
 
 @pytest.mark.parametrize(("m", "h"), [(1, 1), (1, 51), (5, 3), (16, 32), (51, 51), (200, 256), (650, 51)])
-@axes
-def test_unit_variance_inputs_give_input_gates_of_about_unit_variance(m, h, axis):
+def test_unit_variance_inputs_give_input_gates_of_about_unit_variance(m, h):
     torch.manual_seed(7)
     draws = 2 if min(m, h) > 50 else 24
     with torch.no_grad():
-        cells = (ERUCell(m, h, bias=False, conv_axis=axis) for _ in range(draws))
+        cells = (ERUCell(m, h, bias=False) for _ in range(draws))
         variance = sum(cell.project(torch.randn(16, 16, m)).var().item() for cell in cells) / draws
     assert 0.3 < variance**0.5 < 3
 
@@ -183,32 +166,30 @@ def test_reset_draws_what_the_constructor_draws(options):
 # --- torch's manners
 
 
-@axes
-def test_device_and_type(axis):
-    cell = ERUCell(6, 8, device="meta", dtype=torch.float64, conv_axis=axis, layer_norm=True, proj_size=3)
+def test_device_and_type():
+    cell = ERUCell(6, 8, device="meta", dtype=torch.float64, layer_norm=True, proj_size=3)
     assert {(p.device.type, p.dtype) for p in cell.parameters()} == {("meta", torch.float64)}
     assert cell(torch.zeros(2, 6, device="meta", dtype=torch.float64))[0].shape == (2, 3)
     linear = ERUCell(6, 8, device="meta", dtype=torch.float64, input_transform=nn.Linear)
     assert {(p.device.type, p.dtype) for p in linear.parameters()} == {("meta", torch.float64)}
 
 
-@axes
-def test_copies_pickles_and_state_dicts_give_the_same_outputs(axis):
-    cell = ERUCell(6, 8, conv_axis=axis, layer_norm=True)
+def test_copies_pickles_and_state_dicts_give_the_same_outputs():
+    cell = ERUCell(6, 8, layer_norm=True)
     x = torch.randn(2, 6)
-    loaded = ERUCell(6, 8, conv_axis=axis, layer_norm=True)
+    loaded = ERUCell(6, 8, layer_norm=True)
     loaded.load_state_dict(cell.state_dict())
     for other in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell)), loaded):
         assert torch.equal(other(x)[0], cell(x)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@axes
-def test_in_low_precision_cells_stay_in_float32(dtype, axis):
-    cell = ERUCell(6, 8, dtype=dtype, conv_axis=axis)
+def test_in_low_precision_the_state_has_the_type_of_the_module_as_in_torch(dtype):
+    cell = ERUCell(6, 8, dtype=dtype)
     state = cell(torch.randn(2, 6, dtype=dtype))
     state = cell(torch.randn(2, 6, dtype=dtype), state)
-    assert (state[0].dtype, state[1].dtype) == (dtype, torch.float32)
+    assert (state[0].dtype, state[1].dtype) == (dtype, dtype)
+    assert nn.Linear(16, 2, dtype=dtype)(torch.cat(state, dim=-1)).dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -226,10 +207,9 @@ def test_under_autocast_cells_stay_in_float32(dtype):
     assert cell.weight_hh.grad.dtype == torch.float32
 
 
-@axes
-def test_it_compiles_without_a_break(axis):
+def test_it_compiles_without_a_break():
     torch._dynamo.reset()
-    cell = ERUCell(6, 8, conv_axis=axis)
+    cell = ERUCell(6, 8)
     x = torch.randn(3, 6)
     state = random_state(cell, 3, x)
     grads = []
@@ -239,9 +219,8 @@ def test_it_compiles_without_a_break(axis):
     torch.testing.assert_close(*grads)
 
 
-@axes
-def test_it_exports_with_any_batch_size(axis):
-    cell = ERUCell(6, 8, conv_axis=axis).eval()
+def test_it_exports_with_any_batch_size():
+    cell = ERUCell(6, 8).eval()
     example = torch.randn(3, 6)
     state = random_state(cell, 3, example)
     batch = torch.export.Dim("batch", min=2, max=64)
@@ -264,7 +243,6 @@ def test_it_exports_with_any_batch_size(axis):
         ((6, 8), {"proj_size": -1}, "proj_size=-1"),
         ((6, 10), {"branches": 4}, "branches=4 does not divide out_channels=10"),
         ((6, 8), {"groups": 4}, "groups=4 does not divide in_channels=6"),
-        ((6, 8), {"conv_axis": "space"}, "conv_axis='space': must be 'feature' or 'time'"),
         ((6, 8), {"kernel_size": 4}, "kernel_size=4: must be odd"),
     ],
 )
@@ -280,22 +258,59 @@ def test_input_of_the_wrong_shape(shape):
 
 
 @pytest.mark.parametrize(
-    ("axis", "shapes", "message"),
+    ("shapes", "message"),
     [
-        ("feature", [(2, 7), (2, 8)], r"state h of shape \(2, 7\): expected \(2, 8\)"),
-        ("feature", [(2, 8), (3, 8)], r"state c of shape \(3, 8\): expected \(2, 8\)"),
-        ("feature", [(2, 8)], r"state of 1 tensors: expected \(h, c\)"),
-        ("feature", [(2, 8), (2, 8), (8, 2, 8)], "state of 3 tensors"),
-        ("time", [(2, 8), (2, 8)], r"state of 2 tensors: expected \(h, c, window\)"),
-        ("time", [(2, 8), (2, 8), (7, 2, 16)], r"state window of shape \(7, 2, 16\): expected \(8, 2, 16\)"),
+        ([(2, 7), (2, 8)], r"state h of shape \(2, 7\): expected \(2, 8\)"),
+        ([(2, 8), (3, 8)], r"state c of shape \(3, 8\): expected \(2, 8\)"),
+        ([(2, 8)], r"state of 1 tensors: expected \(h, c\)"),
+        ([(2, 8), (2, 8), (8, 2, 8)], "state of 3 tensors"),
     ],
 )
-def test_state_of_the_wrong_shape(axis, shapes, message):
+def test_state_of_the_wrong_shape(shapes, message):
     with pytest.raises(ValueError, match=message):
-        ERUCell(6, 8, conv_axis=axis)(torch.zeros(2, 6), [torch.zeros(shape) for shape in shapes])
+        ERUCell(6, 8)(torch.zeros(2, 6), [torch.zeros(shape) for shape in shapes])
 
 
-def test_a_sequence_map_of_ones_own_may_replace_the_default():
-    cell = ERUCell(6, 8, input_transform=partial(SequenceEESP, conv_axis="time", fusion=False))
-    assert cell.window_size == 8
-    assert len(cell(torch.randn(2, 6))) == 3
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ((None, torch.zeros(8)), r"state h is None: expected a tensor of shape"),
+        ((torch.zeros(8), None), r"state c is None: expected a tensor of shape"),
+        (torch.zeros(8), r"state of type Tensor: expected \(h, c\)"),
+        (
+            (torch.zeros(8, dtype=torch.float64), torch.zeros(8)),
+            r"state h of type torch.float64: expected torch.float32",
+        ),
+        (
+            (torch.zeros(8), torch.zeros(8, dtype=torch.float64)),
+            r"state c of type torch.float64: expected torch.float32",
+        ),
+    ],
+)
+def test_a_state_that_is_none_or_of_another_kind(batched, state, message):
+    if batched and isinstance(state, tuple):
+        state = tuple(part if part is None else part.expand(1, -1) for part in state)
+    with pytest.raises(ValueError, match=message):
+        ERUCell(6, 8)(torch.zeros(1, 6) if batched else torch.zeros(6), state)
+
+
+@pytest.mark.parametrize(("own", "given"), [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_an_input_of_another_type(own, given):
+    with pytest.raises(ValueError, match=f"input of type {given}: expected {own}, the type of the parameters"):
+        ERUCell(6, 8, dtype=own)(torch.zeros(2, 6, dtype=given))
+
+
+@pytest.mark.parametrize("option", [{"branches": 2}, {"groups": 2}, {"kernel_size": 5}])
+def test_options_of_the_eesp_are_refused_where_another_map_replaces_it(option):
+    (name,) = option
+    with pytest.raises(
+        ValueError, match=f"{name}={option[name]}: is an option of the EESP, which input_transform replaces"
+    ):
+        ERUCell(6, 8, input_transform=nn.Linear, **option)
+
+
+def test_an_eesp_of_ones_own_may_replace_the_default():
+    cell = ERUCell(6, 8, input_transform=partial(EESPGates, fusion=False, receptive_field=3))
+    assert cell.input_transform.dilations == (1, 1, 1, 1)
+    assert cell(torch.randn(2, 6))[0].shape == (2, 8)

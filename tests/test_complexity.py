@@ -114,7 +114,7 @@ def test_the_language_model_by_stage(cell):
         (nn.LSTM(5, 6, num_layers=2), (4, 3, 5)),
         (nn.TransformerEncoderLayer(8, 2, 16), (4, 3, 8)),
         (ERU(10, 13, num_layers=2, bidirectional=True, proj_size=3), (4, 3, 10)),
-        (ERU(12, 16, conv_axis="time"), (4, 3, 12)),
+        (ERU(12, 16, kernel_size=5), (4, 3, 12)),
         (Tied(), (2, 6)),
         (Shared(), (2, 5)),
     ],

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eru.eesp import EESP, EESP1d, EESP2d, EESP3d, dilations, fit_sizes, receptive_field_limit
+from eru.eesp import EESP, running_sums
+from eru.eesp_aliases import EESP1d, EESP2d, EESP3d
 from eru.esp import EESPA, ESP
+from eru.sizes import dilations, fit_sizes, receptive_field_limit
 from eru.strided import StridedEESP
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -130,15 +133,9 @@ def test_sizes_that_do_not_fit(arguments, message):
     [
         ({"ndim": 4}, "ndim=4"),
         ({"convolution": "standard"}, "convolution='standard'.*depthwise-dilated"),
-        ({"conv_axis": "time"}, "conv_axis='time'"),
-        ({"ndim": 2, "causal": True}, "causal=True needs ndim=1"),
-        ({"conv_axis": "feature", "causal": True}, "causal=True needs .* conv_axis='space'"),
         ({"kernel_size": 2}, "kernel_size=2: must be odd"),
         ({"kernel_size": 0}, "kernel_size=0"),
         ({"stride": 0}, "stride=0: must be at least 1"),
-        ({"stacks": 0}, "stacks=0: must be at least 1"),
-        ({"conv_axis": "feature", "stride": 2}, "conv_axis='feature'"),
-        ({"conv_axis": "feature", "convolution": "dilated"}, "conv_axis='feature'"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -156,43 +153,28 @@ def test_input_of_the_wrong_shape(shape):
 
 
 def naive_eesp(unit, x):
-    """Stack by stack, group by group, branch by branch, each a plain convolution; no norm or activation."""
-    conv, m = CONV[unit.ndim], unit.in_channels // unit.groups
-    d, part = unit.width, unit.width // unit.groups
-    out = []
-    for s in range(unit.stacks):
-        reduced = []
-        for g in range(unit.groups):
-            first = (g * unit.stacks + s) * part
-            reduced.append(conv(x[:, g * m : (g + 1) * m], unit.reduce_weight[first : first + part]))
-        y = torch.cat(reduced, dim=1)
-        fused, total = [], 0
-        for weight, dilation in zip(unit.branch_weight.chunk(unit.branches), unit.dilations, strict=True):
-            branch = naive_branch(unit, y, weight.unflatten(0, (unit.stacks, -1))[s], dilation)
-            total = total + branch if unit.fusion else branch
-            fused.append(total)
-        z = torch.cat(fused, dim=1)
-        size = unit.branches * d // unit.expand_groups
-        weights = unit.expand_weight.unflatten(0, (unit.stacks, unit.expand_groups, -1))[s]
-        expanded = [conv(z[:, g * size : (g + 1) * size], weights[g]) for g in range(unit.expand_groups)]
-        out.append(torch.cat(expanded, dim=1)[:, : unit.out_channels])
-    out = torch.cat(out, dim=1)
+    """Group by group and branch by branch, each a plain convolution; no norm or activation."""
+    conv, m, part = CONV[unit.ndim], unit.in_channels // unit.groups, unit.width // unit.groups
+    y = torch.cat(
+        [conv(x[:, g * m : (g + 1) * m], unit.reduce_weight[g * part : (g + 1) * part]) for g in range(unit.groups)],
+        dim=1,
+    )
+    fused, total = [], 0
+    for weight, dilation in zip(unit.branch_weight.chunk(unit.branches), unit.dilations, strict=True):
+        branch = naive_branch(unit, y, weight, dilation)
+        total = total + branch if unit.fusion else branch
+        fused.append(total)
+    z = torch.cat(fused, dim=1)
+    size = unit.branches * unit.width // unit.expand_groups
+    weights = unit.expand_weight.unflatten(0, (unit.expand_groups, -1))
+    expanded = [conv(z[:, g * size : (g + 1) * size], weights[g]) for g in range(unit.expand_groups)]
+    out = torch.cat(expanded, dim=1)[:, : unit.out_channels]
     return out + x if unit.residual else out
 
 
 def naive_branch(unit, y, weight, dilation):
-    if unit.conv_axis == "feature":
-        rows = y.movedim(1, -1)  # each position's vector, cut into groups, is one short signal a group
-        signal = rows.reshape(-1, unit.groups, unit.width // unit.groups)
-        reach = (unit.kernel_size - 1) * dilation // 2
-        done = [
-            F.conv1d(signal[:, g : g + 1], weight[g : g + 1], padding=reach, dilation=dilation)
-            for g in range(unit.groups)
-        ]
-        return torch.cat(done, dim=1).reshape(rows.shape).movedim(-1, 1)
-    reach = (unit.kernel_size - 1) * dilation
-    pads = [reach, 0] if unit.causal else [reach // 2, reach // 2] * unit.ndim
-    y = F.pad(y, pads)
+    reach = (unit.kernel_size - 1) * dilation // 2
+    y = F.pad(y, [reach, reach] * unit.ndim)
     step = {"stride": unit.stride, "dilation": dilation}
     if weight.shape[1] > 1 or unit.width == 1:
         return CONV[unit.ndim](y, weight, **step)
@@ -201,18 +183,12 @@ def naive_branch(unit, y, weight, dilation):
 
 @st.composite
 def units(draw):
-    ndim = draw(st.integers(1, 3))
-    axis = draw(st.sampled_from(["space", "feature"]))
-    free = axis == "space"
     options = {
-        "ndim": ndim,
+        "ndim": draw(st.integers(1, 3)),
         "kernel_size": draw(st.sampled_from([1, 3, 5])),
         "receptive_field": draw(st.sampled_from([None, 5, 7])),
-        "stacks": draw(st.integers(1, 3)),
-        "conv_axis": axis,
-        "causal": free and ndim == 1 and draw(st.booleans()),
-        "stride": draw(st.integers(1, 2)) if free else 1,
-        "convolution": draw(st.sampled_from(["depthwise-dilated", "depthwise", *(["dilated"] if free else [])])),
+        "stride": draw(st.integers(1, 2)),
+        "convolution": draw(st.sampled_from(["depthwise-dilated", "depthwise", "dilated"])),
         "fusion": draw(st.booleans()),
         "residual": draw(st.booleans()),
     }
@@ -236,7 +212,7 @@ def test_unit_equals_the_naive_one(case, seed):
     out = unit(x)
     torch.testing.assert_close(out, naive_eesp(unit, x), rtol=1e-9, atol=1e-9)
     size = [math.ceil(length / unit.stride) for length in x.shape[2:]]
-    assert out.shape == (2, unit.stacks * n, *size)
+    assert out.shape == (2, n, *size)
 
 
 @given(case=units())
@@ -245,12 +221,8 @@ def test_parameter_count(case):
     m, n, options = case
     unit = EESP(m, n, **options, device="meta")
     k, g, e, d = fit_sizes(m, n, options.get("branches"), options.get("groups"))
-    s, taps = options["stacks"], options["kernel_size"]
-    if options["conv_axis"] == "feature":
-        branch = g * taps
-    else:
-        branch = d * taps ** options["ndim"] * (d if options["convolution"] == "dilated" else 1)
-    assert count(unit) == s * (d * m // g + k * branch + e * math.ceil(n / e) * (k * d // e))
+    branch = d * options["kernel_size"] ** options["ndim"] * (d if options["convolution"] == "dilated" else 1)
+    assert count(unit) == d * m // g + k * branch + e * math.ceil(n / e) * (k * d // e)
 
 
 @given(m=channels, n=channels, ndim=st.integers(1, 3))
@@ -310,6 +282,7 @@ def test_fusion_is_the_running_sum_of_the_branches():
     branches = list(torch.randn(4, 2, 3))
     assert all(torch.equal(a, b) for a, b in zip(off.fuse(branches), branches, strict=True))
     torch.testing.assert_close(torch.stack(on.fuse(branches)), torch.stack(branches).cumsum(0))
+    torch.testing.assert_close(torch.stack(running_sums(branches)), torch.stack(branches).cumsum(0))
     assert {name: p.shape for name, p in on.named_parameters()} == {
         name: p.shape for name, p in off.named_parameters()
     }
@@ -351,21 +324,36 @@ def test_norm_and_activation_are_made_for_reduce_concatenation_and_expand(stride
 
     unit = EESP(8, 16, ndim=1, stride=stride, norm=norm, activation=activation)
     assert norms == [4, 16, 16]
-    assert activations == [4, 16, 16]
+    assert activations == ([4, 16, 16] if stride == 1 else [4, 16])
     negative = (unit(torch.randn(2, 8, 9)) < 0).any()
     assert bool(negative) == (stride == 2)
 
 
-@given(at=st.integers(0, 19), taps=st.integers(1, 5), seed=st.integers(0, 99))
-@few
-def test_causal_unit_never_sees_the_future(at, taps, seed):
-    unit = draw_all(EESP(4, 8, ndim=1, causal=True, kernel_size=taps, dtype=torch.float64), seed)
-    x = torch.randn(2, 4, 20, dtype=torch.float64)
-    other = x.clone()
-    other[:, :, at] += 1
-    changed = (unit(x) != unit(other)).any(1).any(0)
-    assert not changed[:at].any()
-    assert changed[at]
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_an_alias_has_every_option_of_the_unit_and_passes_it_on(ndim):
+    alias = (EESP1d, EESP2d, EESP3d)[ndim - 1]
+    theirs, ours = (dict(inspect.signature(kind).parameters) for kind in (EESP, alias))
+    del theirs["ndim"]
+    assert list(ours) == list(theirs)
+    given = {
+        "kernel_size": 5,
+        "branches": 2,
+        "groups": 2,
+        "receptive_field": 7,
+        "convolution": "dilated",
+        "fusion": False,
+        "residual": False,
+        "norm": None,
+        "activation": None,
+        "dtype": torch.float64,
+    }
+    assert set(ours) - set(given) == {"in_channels", "out_channels", "stride", "device"}
+    one, other = draw_all(alias(8, 8, **given)), draw_all(EESP(8, 8, ndim=ndim, **given))
+    x = torch.randn(2, 8, *(6, 5, 4)[:ndim], dtype=torch.float64)
+    torch.testing.assert_close(one(x), other(x), rtol=0, atol=0)
+    assert alias(8, 16, stride=2, device="meta")(x.float().to("meta")).shape[2:] == tuple(
+        (n + 1) // 2 for n in x.shape[2:]
+    )
 
 
 def test_unit_lives_where_and_as_it_is_told():
@@ -390,15 +378,13 @@ def test_unit_variance_passes_through_at_initialisation(m, n, ndim, fusion):
     [
         ({}, 1, (1, 2**-0.5, 3**-0.5, 0.5)),
         ({"kernel_size": 5}, 2, (1, 2**-0.5, 3**-0.5, 0.5)),
-        ({"causal": True}, 2, (1, 2**-0.5, 3**-0.5, 0.5)),
-        ({"conv_axis": "feature"}, 1, (1, 2**-0.5, 3**-0.5, 0.5)),
         ({"fusion": False}, 1, (1, 1, 1, 1)),
     ],
     ids=str,
 )
 def test_only_the_current_tap_starts_nonzero_and_falls_with_the_branch(options, here, stds):
     torch.manual_seed(0)
-    taps = EESP(16, 16, ndim=1, stacks=256, **options).branch_weight.detach()
+    taps = EESP(16, 4096, ndim=1, **options).branch_weight.detach()
     taps = taps.squeeze(1).unflatten(0, (4, -1))  # (K, channels, taps)
     assert taps[..., here].std(dim=1).tolist() == pytest.approx(stds, rel=0.1)
     taps[..., here] = 0
@@ -431,15 +417,12 @@ def test_down_sampling_is_pooling_then_the_unit_plus_the_pooled_images_convoluti
     torch.testing.assert_close(plain(x), plain.activation(main))
 
 
-def test_down_sampling_holds_its_units_activation_frozen_and_applies_the_one_of_the_sum():
+def test_down_sampling_applies_one_activation_to_the_sum_and_holds_no_other():
     down = StridedEESP(4, 12, ndim=2, norm=nn.BatchNorm2d, activation=nn.PReLU)
-    assert not down.eesp.activation.weight.requires_grad
+    assert down.eesp.activation is None
     assert down.activation.num_parameters == 12
     x = torch.randn(2, 4, 8, 8)
     before = down(x)
-    with torch.no_grad():
-        down.eesp.activation.weight.fill_(7)
-    torch.testing.assert_close(down(x), before)
     with torch.no_grad():
         down.activation.weight.fill_(7)
     assert not torch.equal(down(x), before)

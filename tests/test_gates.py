@@ -1,24 +1,48 @@
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from eru.eesp import EESP, fit_sizes
-from eru.gates import SequenceEESP
+from eru import ERU, EESPGates
+from eru.sizes import fit_sizes
 
-axes = pytest.mark.parametrize("axis", ["feature", "time"])
 quick = settings(max_examples=30, deadline=None)
+
+
+def convolutions(unit, x):
+    """The gates of x (T, B, M) by the equations, gate by gate and group by group, each a plain 1-D convolution."""
+    rows = x.flatten(0, 1)
+    length, m, size = unit.width // unit.groups, unit.input_size // unit.groups, unit.size
+    # The reduce has its groups outside of the gates; branches and expand have their gates outside of the groups.
+    reduce = unit.reduce_weight.unflatten(0, (unit.groups, unit.gates, length))
+    branch = unit.branch_weight.unflatten(0, (unit.branches, unit.gates, unit.groups))
+    expand = unit.expand_weight.unflatten(0, (unit.gates, unit.expand_groups, -1))
+    gates = []
+    for q in range(unit.gates):
+        fused, total = [], 0
+        for b, dilation in enumerate(unit.dilations):
+            parts = []
+            for g in range(unit.groups):
+                reduced = F.conv1d(rows[:, g * m : (g + 1) * m, None], reduce[g, q])  # (N, length, 1)
+                reach = (unit.kernel_size - 1) * dilation // 2
+                signal = reduced.transpose(1, 2)  # one channel, whose positions are the features
+                parts.append(F.conv1d(signal, branch[b, q, g][None], padding=reach, dilation=dilation)[:, 0])
+            here = torch.cat(parts, dim=1)
+            total = total + here if unit.fusion else here
+            fused.append(total)
+        z = torch.cat(fused, dim=1).unsqueeze(2).chunk(unit.expand_groups, dim=1)
+        out = [F.conv1d(part, weight) for part, weight in zip(z, expand[q], strict=True)]
+        gates.append(torch.cat(out, dim=1)[:, :size, 0])
+    return torch.cat(gates, dim=1).unflatten(0, x.shape[:2])
 
 
 @st.composite
 def sequences(draw):
     """A unit with every parameter random, and the shape of its input."""
     options = {
-        "stacks": draw(st.integers(1, 4)),
-        "conv_axis": draw(st.sampled_from(["feature", "time"])),
+        "gates": draw(st.integers(1, 4)),
         "kernel_size": draw(st.sampled_from([1, 3, 5])),
         "receptive_field": draw(st.sampled_from([None, 5])),
         "fusion": draw(st.booleans()),
@@ -29,7 +53,7 @@ def sequences(draw):
         g, k = draw(st.integers(1, 3)), draw(st.integers(1, 4))
         m, size = g * draw(st.integers(1, 3)), k * g * draw(st.integers(1, 2))
         options |= {"branches": k, "groups": g}
-    unit = SequenceEESP(m, options["stacks"] * size, **options, dtype=torch.float64)
+    unit = EESPGates(m, options["gates"] * size, **options, dtype=torch.float64)
     torch.manual_seed(draw(st.integers(0, 99)))
     with torch.no_grad():
         for p in unit.parameters():
@@ -42,28 +66,37 @@ def gradients(out, *tensors):
     return torch.autograd.grad(out, tensors, torch.randn(out.shape, generator=generator, dtype=out.dtype))
 
 
+def check_equal(one, other, *tensors):
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradients(one, *tensors), gradients(other, *tensors), rtol=1e-9, atol=1e-9)
+
+
 @given(case=sequences())
 @quick
-def test_batched_products_equal_the_convolutions(case):
+def test_products_equal_the_convolutions_in_values_and_gradients(case):
     unit, steps, batch = case
-    x = torch.randn(steps, batch, unit.in_channels, dtype=torch.float64, requires_grad=True)
-    products = unit(x)
-    convolutions = EESP.forward(unit, x.permute(1, 2, 0)).permute(2, 0, 1)
-    assert products.shape == (steps, batch, unit.stacks * unit.out_channels)
-    torch.testing.assert_close(products, convolutions, rtol=1e-9, atol=1e-9)
-    for one, other in zip(
-        gradients(products, x, *unit.parameters()), gradients(convolutions, x, *unit.parameters()), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    x = torch.randn(steps, batch, unit.input_size, dtype=torch.float64, requires_grad=True)
+    out = unit(x)
+    assert out.shape == (steps, batch, unit.output_size)
+    check_equal(out, convolutions(unit, x), x, *unit.parameters())
+
+
+@given(case=sequences())
+@quick
+def test_one_dense_matrix_equals_the_convolutions(case):
+    unit, steps, batch = case
+    x = torch.randn(steps, batch, unit.input_size, dtype=torch.float64)
+    check_equal(F.linear(x, unit.dense_weight()), convolutions(unit, x), *unit.parameters())
 
 
 @given(m=st.integers(1, 40), size=st.integers(1, 40), taps=st.sampled_from([1, 3, 5]), batch=st.integers(1, 3))
 @quick
 def test_composed_matrix_equals_the_direct_way_on_both_sides_of_the_threshold(m, size, taps, batch):
-    unit = SequenceEESP(m, 4 * size, kernel_size=taps, dtype=torch.float64)
-    torch.nn.init.normal_(unit.branch_weight)
+    unit = EESPGates(m, 4 * size, kernel_size=taps, dtype=torch.float64)
+    nn.init.normal_(unit.branch_weight)
     composed, calls = unit._composed, []
     unit._composed = lambda: calls.append(1) or composed()
+    unit.eval()  # in training the first call looks at the whole matrix
     steps = -(-size // batch)
     x = torch.randn(steps, batch, m, dtype=torch.float64)
     whole = unit(x)
@@ -72,95 +105,108 @@ def test_composed_matrix_equals_the_direct_way_on_both_sides_of_the_threshold(m,
         calls.clear()
         torch.testing.assert_close(torch.cat([unit(step) for step in x.split(1)]), whole)
         assert not calls
-    torch.testing.assert_close(EESP.forward(unit, x.permute(1, 2, 0)).permute(2, 0, 1), whole)
-
-
-@given(case=sequences(), cuts=st.lists(st.integers(0, 9), max_size=3))
-@quick
-def test_pieces_equal_the_whole(case, cuts):
-    unit, steps, batch = case
-    x = torch.randn(steps, batch, unit.in_channels, dtype=torch.float64)
-    whole, past = unit.continued(x, None)
-    window, outputs = unit.initial_window(batch, x), []
-    edges = [0, *sorted(c for c in set(cuts) if 0 < c < steps), steps]
-    for start, end in pairwise(edges):
-        out, piece = unit.continued(x[start:end], window if unit.window_size else None)
-        outputs.append(out)
-        if unit.window_size:
-            assert piece.shape[0] == unit.window_size + end - start
-            window = piece[-unit.window_size :]
-    torch.testing.assert_close(torch.cat(outputs), whole)
-    if unit.window_size:
-        torch.testing.assert_close(window, past[-unit.window_size :])
+    torch.testing.assert_close(convolutions(unit, x), whole)
 
 
 @given(case=sequences(), at=st.integers(0, 8))
 @quick
-def test_a_step_reaches_itself_and_over_time_what_its_taps_reach(case, at):
+def test_steps_are_independent(case, at):
     unit, steps, batch = case
     at = min(at, steps - 1)
-    x = torch.randn(steps, batch, unit.in_channels, dtype=torch.float64)
+    x = torch.randn(steps, batch, unit.input_size, dtype=torch.float64)
     other = x.clone()
     other[at] += 1
     moved = ((unit(x) - unit(other)).abs() > 1e-9).flatten(1).any(1)
-    assert moved[at]
-    assert not moved[:at].any()
-    assert not moved[at + unit.window_size + 1 :].any()
+    assert moved.nonzero().flatten().tolist() == [at]
 
 
-@pytest.mark.parametrize(
-    ("options", "size"),
-    [
-        ({"conv_axis": "feature"}, 0),
-        ({"conv_axis": "time"}, 8),
-        ({"conv_axis": "time", "kernel_size": 1}, 0),
-        ({"conv_axis": "time", "kernel_size": 5}, 16),
-        ({"conv_axis": "time", "kernel_size": 2}, 4),
-        ({"conv_axis": "time", "receptive_field": 7}, 6),
-    ],
-)
-def test_window_is_what_the_widest_branch_needs(options, size):
-    unit = SequenceEESP(8, 64, **options)
-    assert unit.window_size == size
-    assert unit.initial_window(3, torch.zeros(1)).shape == (size, 3, 16)
+@pytest.mark.parametrize("lead", [(), (3,), (6, 0), (2, 3, 4)])
+def test_any_leading_dimensions_pass(lead):
+    unit = EESPGates(5, 32)
+    x = torch.randn(*lead, 5)
+    assert unit(x).shape == (*lead, 32)
+    torch.testing.assert_close(unit(x).reshape(-1, 32), unit(x.reshape(-1, 5)))
 
 
-@axes
-def test_an_empty_batch_passes(axis):
-    assert SequenceEESP(5, 32, conv_axis=axis)(torch.zeros(6, 0, 5)).shape == (6, 0, 32)
-
-
-@given(m=st.integers(1, 30), size=st.integers(1, 30), axis=st.sampled_from(["feature", "time"]))
+@given(m=st.integers(1, 30), size=st.integers(1, 30))
 @quick
-def test_parameter_count(m, size, axis):
-    unit = SequenceEESP(m, 4 * size, conv_axis=axis, device="meta")
+def test_parameter_count(m, size):
+    unit = EESPGates(m, 4 * size, device="meta")
     k, g, e, d = fit_sizes(m, size, None, None)
-    taps = 3 * (g if axis == "feature" else d)
-    assert sum(p.numel() for p in unit.parameters()) == 4 * (d * m // g + k * taps + e * -(-size // e) * d)
+    assert sum(p.numel() for p in unit.parameters()) == 4 * (d * m // g + 3 * k * g + e * -(-size // e) * d)
 
 
 SIZES = [(1, 1), (1, 51), (51, 1), (3, 7), (16, 32), (100, 40), (128, 128), (650, 51), (400, 448)]
 
 
-@axes
 @pytest.mark.parametrize(("m", "size"), SIZES)
 @pytest.mark.parametrize("taps", [1, 3])
-def test_unit_variance_inputs_give_gates_of_about_unit_variance(axis, m, size, taps):
+def test_unit_variance_inputs_give_gates_of_about_unit_variance(m, size, taps):
     torch.manual_seed(m + size)
     draws = 2 if min(m, size) > 50 else 24  # few weights make single draws scatter widely
     x = torch.randn(20, 16, m)
     with torch.no_grad():
-        units = (SequenceEESP(m, 4 * size, conv_axis=axis, kernel_size=taps) for _ in range(draws))
+        units = (EESPGates(m, 4 * size, kernel_size=taps) for _ in range(draws))
         variance = sum(unit(x).var().item() for unit in units) / draws
     assert 0.3 < variance**0.5 < 3
+
+
+@pytest.mark.parametrize(("fusion", "stds"), [(True, (1, 2**-0.5, 3**-0.5, 0.5)), (False, (1, 1, 1, 1))])
+def test_only_the_middle_tap_starts_nonzero_and_falls_with_the_branch(fusion, stds):
+    torch.manual_seed(0)
+    taps = EESPGates(16, 512 * 16, gates=512, fusion=fusion).branch_weight.detach().view(4, -1, 3)
+    assert taps[..., 1].std(dim=1).tolist() == pytest.approx(stds, rel=0.1)
+    assert not taps[..., [0, 2]].any()
+
+
+# --- initialisation loops of other programs
+
+LOOPS = {
+    "normal": lambda p: nn.init.normal_(p, 0, 0.01),
+    "uniform": lambda p: nn.init.uniform_(p, -0.08, 0.08),
+    "xavier": lambda p: nn.init.xavier_uniform_(p) if p.dim() > 1 else p,
+    "orthogonal": lambda p: nn.init.orthogonal_(p) if p.dim() > 1 else p,
+}
+
+
+@pytest.fixture
+def unsaid(monkeypatch):
+    """Nothing was warned of yet."""
+    monkeypatch.setattr("eru.kernels.refusals._said", set())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_that_shuts_the_gates_is_warned_of_and_a_reset_mends_it(unsaid, loop):
+    rnn = ERU(128, 256)
+    for p in rnn.parameters():
+        LOOPS[loop](p.data)
+    x = torch.randn(4, 8, 128)
+    with pytest.warns(UserWarning, match=r"will hardly learn.*Call reset_parameters\(\) after such a loop"):
+        rnn(x)
+    rnn(x)  # said once
+    rnn.reset_parameters()
+    assert 0.3 < rnn.cells["l0"].project(x).std() < 3
+    rnn(x)
+
+
+def test_what_is_evaluated_or_loaded_whole_is_not_warned_of(unsaid):
+    unit = EESPGates(128, 1024)
+    other = EESPGates(128, 1024)
+    for p in unit.parameters():
+        LOOPS["normal"](p.data)
+    unit.eval()(torch.randn(4, 128))
+    unit.load_state_dict(other.state_dict())
+    unit.train()(torch.randn(4, 128))
+
+
+# --- what is refused
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((8, 30), {}, "output_size=30: must be a multiple of stacks=4"),
-        ((8, 32), {"stacks": 0}, "stacks=0"),
-        ((8, 32), {"conv_axis": "space"}, "conv_axis='space': must be 'feature' or 'time'"),
+        ((8, 30), {}, "output_size=30: must be a multiple of gates=4"),
+        ((8, 32), {"gates": 0}, "gates=0"),
         ((8, 32), {"kernel_size": 4}, "kernel_size=4: must be odd"),
         ((8, 40), {"branches": 4}, "branches=4 does not divide out_channels=10"),
         ((7, 32), {"groups": 4}, "groups=4 does not divide in_channels=7"),
@@ -168,33 +214,18 @@ def test_unit_variance_inputs_give_gates_of_about_unit_variance(axis, m, size, t
 )
 def test_options_that_do_not_fit(arguments, options, message):
     with pytest.raises(ValueError, match=message):
-        SequenceEESP(*arguments, **options)
+        EESPGates(*arguments, **options)
 
 
-@pytest.mark.parametrize("shape", [(5, 2, 7), (2, 8), (1, 5, 2, 8)])
-def test_input_of_the_wrong_shape(shape):
-    with pytest.raises(ValueError, match=r"expected \(T, B, 8\)"):
-        SequenceEESP(8, 32)(torch.zeros(shape))
-
-
-@given(case=sequences())
-@quick
-def test_one_dense_matrix_equals_the_convolutions(case):
-    unit, steps, batch = case
-    assume(unit.conv_axis == "feature")
-    x = torch.randn(steps, batch, unit.in_channels, dtype=torch.float64)
-    dense = F.linear(x, unit.dense_weight())
-    convolutions = EESP.forward(unit, x.permute(1, 2, 0)).permute(2, 0, 1)
-    torch.testing.assert_close(dense, convolutions, rtol=1e-9, atol=1e-9)
-    for one, other in zip(
-        gradients(dense, *unit.parameters()), gradients(convolutions, *unit.parameters()), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("shape", [(5, 2, 7), (), (1, 5, 2, 9)])
+def test_input_of_the_wrong_width(shape):
+    with pytest.raises(ValueError, match="expected 8 features last"):
+        EESPGates(8, 32)(torch.zeros(shape))
 
 
 def test_in_bfloat16_it_is_no_less_exact_than_in_float32_rounded_at_every_product():
     torch.manual_seed(0)
-    unit = SequenceEESP(40, 4 * 48)
+    unit = EESPGates(40, 4 * 48)
     x = torch.randn(30, 4, 40, requires_grad=True)
     wanted = (x, *unit.parameters())
     exact = unit(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from eru import ERU, ERUCell, SequenceEESP, optimize
+from eru import ERU, EESPGates, ERUCell, optimize
 from eru.lm.model import LanguageModel
 
 
@@ -23,7 +23,7 @@ def test_a_layer_gives_the_same_outputs_and_state(options, steps):
 
 def test_a_cell_and_a_bare_unit_too():
     torch.manual_seed(0)
-    cell, unit, x = ERUCell(10, 16), SequenceEESP(10, 64), torch.randn(3, 10)
+    cell, unit, x = ERUCell(10, 16), EESPGates(10, 64), torch.randn(3, 10)
     torch.testing.assert_close(optimize(cell)(x), cell(x))
     assert isinstance(optimize(unit), nn.Linear)
     torch.testing.assert_close(optimize(unit)(x.unsqueeze(0)), unit(x.unsqueeze(0)))
@@ -37,17 +37,9 @@ def test_a_language_model_shares_all_but_its_input_maps_and_stays_as_it_is():
     ours = dict(model.named_parameters())
     for name, parameter in made.named_parameters():
         assert ("input_transform" in name) != (parameter is ours.get(name))
-    assert not any(isinstance(module, SequenceEESP) for module in made.modules())
+    assert not any(isinstance(module, EESPGates) for module in made.modules())
     tokens = torch.randint(30, (5, 2))
     torch.testing.assert_close(made(tokens)[0], model.eval()(tokens)[0])
-
-
-def test_maps_over_time_keep_their_window():
-    rnn = ERU(8, 8, conv_axis="time")
-    x = torch.randn(5, 2, 8)
-    output, state = optimize(rnn)(x)
-    torch.testing.assert_close(output, rnn(x)[0])
-    assert len(state) == 3
 
 
 def test_what_is_no_module_is_refused():

@@ -96,21 +96,19 @@ def test_a_target_outside_of_the_vocabulary_is_refused(wrong):
     [
         ("ERU_NATIVE", "0", "ERU_NATIVE=0 switches them off"),
         ("CC", "no-such-compiler", "there is no C compiler 'no-such-compiler'"),
-        ("CC", "false", "they cannot be built: false"),
+        ("CC", "false", "they cannot be built with the compiler 'false'"),
+        ("CC", 'gcc "-O2', "they cannot be built with the compiler 'gcc \"-O2': No closing quotation"),
+        ("CC", " ", "there is no C compiler ' '"),
     ],
 )
-def test_without_kernels_the_other_path_is_taken_and_the_reason_told(
-    monkeypatch, rebuilt, tmp_path, name, value, reason
-):
+def test_without_kernels_torchs_operators_do_the_same(monkeypatch, rebuilt, tmp_path, name, value, reason):
+    arguments = torch.randn(6, 2, 16), torch.randn(16, 4), torch.zeros(2, 4), torch.zeros(2, 4)
     monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("ERU_NATIVE", raising=False)
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr("eru.kernels.refusals._said", set())
-    gates = torch.zeros(3, 2, 8)
     assert reason in kernels.refusal()
-    assert resolve_backend("auto", gates) == "cpu"
-    with pytest.warns(UserWarning, match=f"backend='native' cannot run: {reason}"):
-        assert resolve_backend("native", gates) == "cpu"
+    assert resolve_backend("auto", arguments[0]) == "cpu"
+    torch.testing.assert_close(lstm_scan(*arguments), lstm_scan(*arguments, backend="naive"), rtol=1e-5, atol=1e-5)
 
 
 @needs_kernels
@@ -125,8 +123,20 @@ def test_they_are_built_once_and_kept(monkeypatch, rebuilt, tmp_path):
 
 
 @needs_kernels
-def test_a_compiled_graph_holds_the_native_path():
+@pytest.mark.parametrize("damage", [lambda old: b"", lambda old: old[: len(old) // 2], lambda old: old[:-1] + b"x"])
+def test_a_damaged_library_is_built_anew(monkeypatch, rebuilt, tmp_path, damage):
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+    built = kernels._build(["cc"])
+    whole = built.read_bytes()
+    built.unlink()  # a library that is mapped must not be written to
+    built.write_bytes(damage(whole))
+    assert kernels.refusal() is None
+    assert built.read_bytes() == whole
+
+
+@needs_kernels
+def test_a_compiled_graph_holds_the_operator():
     torch._dynamo.reset()
     arguments = torch.randn(6, 2, 16), torch.randn(16, 4), torch.zeros(2, 4), torch.zeros(2, 4)
     compiled = torch.compile(lstm_scan, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(*arguments)[0], lstm_scan(*arguments, backend="native")[0])
+    assert torch.equal(compiled(*arguments)[0], lstm_scan(*arguments)[0])

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from eru import ERU, ERUCell
 
-axes = pytest.mark.parametrize("axis", ["feature", "time"])
 both_directions = pytest.mark.parametrize("bidirectional", [False, True])
 DOUBLE = {"dtype": torch.float64}
 
@@ -29,7 +29,7 @@ def quiet_scan(test):
 
 
 def random_state(rnn, batch, like):
-    return tuple(torch.randn_like(part) for part in rnn._initial_state(like.new_zeros(1, batch, rnn.input_size)))
+    return tuple(torch.randn_like(part) for part in rnn._start(like.new_zeros(1, batch, rnn.input_size), None, True))
 
 
 def gradients(output, tensors):
@@ -80,9 +80,8 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@axes
-def test_sequence_equals_steps(axis, options):
-    rnn = ERU(6, 8, conv_axis=axis, **options, **DOUBLE)
+def test_sequence_equals_steps(options):
+    rnn = ERU(6, 8, **options, **DOUBLE)
     with torch.no_grad():
         for p in rnn.parameters():
             p.normal_(std=0.5)
@@ -95,15 +94,14 @@ def test_sequence_equals_steps(axis, options):
     steps=st.integers(1, 12),
     batch=st.integers(1, 4),
     layers=st.integers(1, 2),
-    axis=st.sampled_from(["feature", "time"]),
 )
 @settings(max_examples=25, deadline=None)
-def test_sequence_equals_steps_for_random_sizes(m, h, steps, batch, layers, axis):
-    check_sequence_equals_steps(ERU(m, h, layers, conv_axis=axis, **DOUBLE), steps, batch)
+def test_sequence_equals_steps_for_random_sizes(m, h, steps, batch, layers):
+    check_sequence_equals_steps(ERU(m, h, layers, **DOUBLE), steps, batch)
 
 
 @quiet_scan
-@pytest.mark.parametrize("backend", ["naive", "cpu", pytest.param("scan", marks=needs_scan)])
+@pytest.mark.parametrize("backend", ["naive", "cpu", "fused", pytest.param("export", marks=needs_scan)])
 def test_every_backend_gives_the_same(backend):
     rnn = ERU(6, 8, backend=backend, **DOUBLE)
     check_sequence_equals_steps(rnn, steps=5, batch=2)
@@ -118,9 +116,8 @@ def test_one_layer_of_one_step_is_the_cell():
     torch.testing.assert_close((output[0], h_n[0], c_n[0]), (h, h, c))
 
 
-@axes
-def test_state_carries_over_pieces(axis):
-    rnn = ERU(6, 8, 2, conv_axis=axis, **DOUBLE)
+def test_state_carries_over_pieces():
+    rnn = ERU(6, 8, 2, **DOUBLE)
     x = torch.randn(13, 3, 6, **DOUBLE)
     state, outputs = None, []
     for piece in x.split([5, 1, 2, 5]):
@@ -129,10 +126,10 @@ def test_state_carries_over_pieces(axis):
     torch.testing.assert_close((torch.cat(outputs), state), rnn(x))
 
 
-@given(at=st.integers(0, 8), axis=st.sampled_from(["feature", "time"]))
+@given(at=st.integers(0, 8))
 @settings(max_examples=15, deadline=None)
-def test_the_future_never_alters_the_past(at, axis):
-    rnn = ERU(6, 8, 2, conv_axis=axis, **DOUBLE)
+def test_the_future_never_alters_the_past(at):
+    rnn = ERU(6, 8, 2, **DOUBLE)
     x = torch.randn(9, 2, 6, **DOUBLE)
     other = x.clone()
     other[at] += 1
@@ -217,9 +214,8 @@ def test_from_lstm_takes_over_mode_type_and_options():
     assert not {p.data_ptr() for p in rnn.parameters()} & {p.data_ptr() for p in lstm.parameters()}
 
 
-@axes
-def test_packed_input_equals_lengths(axis):
-    rnn = ERU(6, 8, 2, bidirectional=True, conv_axis=axis, **DOUBLE)
+def test_packed_input_equals_lengths():
+    rnn = ERU(6, 8, 2, bidirectional=True, **DOUBLE)
     x, lengths = torch.randn(7, 4, 6, **DOUBLE), [3, 7, 1, 4]
     padded, state = rnn(x, lengths=lengths)
     packed, same = rnn(pack_padded_sequence(x, lengths, enforce_sorted=False))
@@ -231,9 +227,8 @@ def test_packed_input_equals_lengths(axis):
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": 3}, {"num_layers": 2}, {"layer_norm": True}], ids=str)
 @both_directions
-@axes
-def test_lengths_equal_each_sequence_alone(axis, bidirectional, options):
-    rnn = ERU(6, 8, bidirectional=bidirectional, conv_axis=axis, **options, **DOUBLE)
+def test_lengths_equal_each_sequence_alone(bidirectional, options):
+    rnn = ERU(6, 8, bidirectional=bidirectional, **options, **DOUBLE)
     lengths = [4, 9, 1, 6]
     x = torch.randn(9, 4, 6, **DOUBLE)
     for b, length in enumerate(lengths):
@@ -254,9 +249,8 @@ def test_lengths_equal_each_sequence_alone(axis, bidirectional, options):
     assert all(g.isfinite().all() for g in found)
 
 
-@axes
-def test_full_lengths_change_nothing(axis):
-    rnn = ERU(6, 8, 2, batch_first=True, conv_axis=axis, **DOUBLE)
+def test_full_lengths_change_nothing():
+    rnn = ERU(6, 8, 2, batch_first=True, **DOUBLE)
     x = torch.randn(3, 5, 6, **DOUBLE)
     torch.testing.assert_close(rnn(x, lengths=[5, 5, 5]), rnn(x))
     torch.testing.assert_close(rnn(x[0], lengths=[4])[0][:4], rnn(x[0, :4])[0])
@@ -286,32 +280,29 @@ def test_a_packed_sequence_takes_no_lengths():
 
 @pytest.mark.parametrize("proj", [0, 3])
 @both_directions
-@axes
-def test_shapes(axis, bidirectional, proj):
-    rnn = ERU(6, 8, 3, bidirectional=bidirectional, proj_size=proj, conv_axis=axis)
+def test_shapes(bidirectional, proj):
+    rnn = ERU(6, 8, 3, bidirectional=bidirectional, proj_size=proj)
     output, state = rnn(torch.randn(5, 2, 6))
     directions, out = 1 + bidirectional, proj or 8
     assert output.shape == (5, 2, directions * out)
-    assert [tuple(part.shape) for part in state[:2]] == [(3 * directions, 2, out), (3 * directions, 2, 8)]
-    assert [tuple(part.shape) for part in state[2:]] == ([] if axis == "feature" or bidirectional else [(3, 8, 2, 16)])
+    assert [tuple(part.shape) for part in state] == [(3 * directions, 2, out), (3 * directions, 2, 8)]
 
 
 @pytest.mark.parametrize(("m", "h"), [(1, 1), (1, 51), (650, 51), (51, 650), (3, 2)])
-@axes
-def test_every_size_builds_and_runs_by_default(m, h, axis):
-    rnn = ERU(m, h, num_layers=2, conv_axis=axis)
+def test_every_size_builds_and_runs_by_default(m, h):
+    rnn = ERU(m, h, num_layers=2)
     output, state = rnn(torch.randn(3, 2, m))
     output, _ = rnn(torch.randn(3, 2, m), state)
     assert output.shape == (3, 2, h)
     assert output.isfinite().all()
 
 
-@pytest.mark.parametrize(("hidden", "total"), [(448, 6_977_552), (976, 14_806_736)])
+@pytest.mark.parametrize(("hidden", "total"), [(448, 6_962_576), (976, 14_779_088)])
 def test_parameters_of_the_papers_language_models(hidden, total):
-    layers = [ERU(a, b, conv_axis="time", device="meta") for a, b in ((400, hidden), (hidden, hidden), (hidden, 400))]
+    layers = [ERU(a, b, device="meta") for a, b in ((400, hidden), (hidden, hidden), (hidden, 400))]
     tied_embedding = 10_000 * 400 + 10_000
     found = tied_embedding + sum(p.numel() for layer in layers for p in layer.parameters())
-    assert found == 10.25 * hidden**2 + 232 * hidden + 4_816_400 == total
+    assert found == 10.25 * hidden**2 + 208 * hidden + 4_812_176 == total
 
 
 @both_directions
@@ -443,12 +434,11 @@ def test_device_and_type(bidirectional):
     rnn = ERU(6, 8, 2, bidirectional=bidirectional, device="meta", dtype=torch.bfloat16)
     assert {(p.device.type, p.dtype) for p in rnn.parameters()} == {("meta", torch.bfloat16)}
     output, (_, c_n) = rnn(torch.zeros(5, 2, 6, device="meta", dtype=torch.bfloat16))
-    assert (output.device.type, output.dtype, c_n.dtype) == ("meta", torch.bfloat16, torch.float32)
+    assert (output.device.type, output.dtype, c_n.dtype) == ("meta", torch.bfloat16, torch.bfloat16)
 
 
-@axes
-def test_copies_pickles_and_state_dicts_give_the_same_outputs(axis):
-    options = {"conv_axis": axis, "bidirectional": True, "proj_size": 3, "layer_norm": True}
+def test_copies_pickles_and_state_dicts_give_the_same_outputs():
+    options = {"bidirectional": True, "proj_size": 3, "layer_norm": True}
     rnn, loaded = ERU(6, 8, 2, **options), ERU(6, 8, 2, **options)
     loaded.load_state_dict(rnn.state_dict())
     x = torch.randn(5, 2, 6)
@@ -456,12 +446,8 @@ def test_copies_pickles_and_state_dicts_give_the_same_outputs(axis):
         torch.testing.assert_close(other(x), rnn(x), rtol=0, atol=0)
 
 
-def test_all_weights_and_flatten_parameters_are_there_as_in_torch():
-    rnn = ERU(6, 8, 2, bidirectional=True, proj_size=3)
-    assert len(rnn.all_weights) == len(nn.LSTM(6, 8, 2, bidirectional=True).all_weights) == 4
-    listed = [id(p) for weights in rnn.all_weights for p in weights]
-    assert sorted(listed) == sorted(id(p) for p in rnn.parameters())
-    assert rnn.flatten_parameters() is None
+def test_nothing_is_to_be_flattened():
+    assert ERU(6, 8).flatten_parameters() is None
 
 
 def test_reset_draws_what_the_constructor_draws():
@@ -473,9 +459,8 @@ def test_reset_draws_what_the_constructor_draws():
         assert torch.equal(used.state_dict()[name], value), name
 
 
-@axes
-def test_under_autocast_cells_stay_in_float32(axis):
-    rnn = ERU(6, 8, 2, conv_axis=axis)
+def test_under_autocast_cells_stay_in_float32():
+    rnn = ERU(6, 8, 2)
     x = torch.randn(9, 3, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         output, state = rnn(x)
@@ -492,7 +477,6 @@ def test_under_autocast_cells_stay_in_float32(axis):
     "options",
     [
         {},
-        {"conv_axis": "time"},
         {"bidirectional": True, "proj_size": 3, "num_layers": 2},
         {"layer_norm": True, "weight_dropout": 0.3, "hidden_dropout": 0.3},
     ],
@@ -511,9 +495,7 @@ def test_it_compiles_without_a_break(options):
 
 
 @quiet_scan
-@pytest.mark.parametrize(
-    "options", [{}, {"conv_axis": "time"}, {"bidirectional": True, "proj_size": 3, "num_layers": 2}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "proj_size": 3, "num_layers": 2}], ids=str)
 def test_it_exports_with_any_length(options):
     rnn = ERU(6, 8, **options).eval()
     steps = torch.export.Dim("steps", min=2, max=1024)
@@ -537,6 +519,134 @@ def test_transforms_of_torch_func_give_gradients_by_sample():
         torch.testing.assert_close(grads.sum(0), total, rtol=1e-4, atol=1e-4)
 
 
+# --- what hangs on a cell's call is at work in the layer
+
+
+def test_spectral_norm_of_a_cell_holds_in_the_layer():
+    rnn = ERU(6, 32)
+    cell = rnn.cells["l0"]
+    with torch.no_grad():
+        cell.weight_hh.mul_(100)
+    nn.utils.spectral_norm(cell, "weight_hh", n_power_iterations=50)
+    rnn(torch.randn(5, 2, 6))[0].sum().backward()
+    assert torch.linalg.matrix_norm(cell.weight_hh, 2).item() == pytest.approx(1, rel=1e-3)
+    assert cell.weight_hh_orig.grad.abs().sum() > 0
+
+
+def test_pruning_of_a_cell_changes_the_layer_and_backward_runs_twice():
+    rnn, x = ERU(6, 32), torch.randn(5, 2, 6)
+    before = rnn(x)[0]
+    prune.l1_unstructured(rnn.cells["l0"], "weight_hh", 0.9)
+    for _ in range(2):
+        rnn(x)[0].sum().backward()
+    pruned = ERU(6, 32)
+    pruned.load_state_dict(
+        {name.replace("_orig", ""): value for name, value in rnn.state_dict().items() if "mask" not in name}
+    )
+    with torch.no_grad():
+        pruned.cells["l0"].weight_hh.mul_(rnn.cells["l0"].weight_hh_mask)
+    assert not torch.equal(rnn(x)[0], before)
+    torch.testing.assert_close(rnn(x)[0], pruned(x)[0])
+
+
+def test_parametrizations_of_a_cell_hold_in_the_layer():
+    rnn, x = ERU(6, 32), torch.randn(5, 2, 6)
+    nn.utils.parametrizations.orthogonal(rnn.cells["l0"], "weight_hh")
+    weight = rnn.cells["l0"].weight_hh
+    plain = ERU(6, 32)
+    state = {n: p for n, p in rnn.state_dict().items() if "parametrizations" not in n}
+    plain.load_state_dict(state | {"cells.l0.weight_hh": weight.detach()})
+    torch.testing.assert_close(rnn(x)[0], plain(x)[0])
+
+
+def test_hooks_of_cells_are_called_once_a_sequence_and_direction():
+    rnn, calls = ERU(6, 8, 2, bidirectional=True), []
+    for name, cell in rnn.cells.items():
+        cell.register_forward_hook(lambda *_, name=name: calls.append(name))
+    rnn(torch.randn(5, 2, 6))
+    assert calls == ["l0", "l0_reverse", "l1", "l1_reverse"]
+
+
+# --- what programs written for nn.LSTM read
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS[::5], ids=str)
+def test_after_from_lstm_every_name_of_torchs_is_there_with_its_value(combination):
+    theirs, ours = make_pair(*combination)
+    assert [[w.shape for w in weights] for weights in ours.all_weights] == [
+        [w.shape for w in weights] for weights in theirs.all_weights
+    ]
+    assert ours._all_weights == theirs._all_weights
+    for name, value in theirs.named_parameters():
+        torch.testing.assert_close(getattr(ours, name), value)
+
+
+def test_names_with_a_true_counterpart_are_found_and_others_say_what_to_read():
+    rnn = ERU(6, 8, 2, bidirectional=True, proj_size=3)
+    cell = rnn.cells["l1_reverse"]
+    assert rnn.weight_hh_l1_reverse is cell.weight_hh
+    assert rnn.weight_hr_l1_reverse is cell.weight_hr
+    assert rnn.bias_ih_l1_reverse is cell.bias
+    assert rnn._all_weights[0] == ["weight_hh_l0", "bias_ih_l0", "weight_hr_l0"]
+    for name in ("weight_ih_l0", "bias_hh_l1"):
+        with pytest.raises(AttributeError, match=rf"{name}: this ERU has no such parameter.*from_lstm"):
+            getattr(rnn, name)
+    with pytest.raises(AttributeError, match="all_weights: an EESP has no weight_ih"):
+        _ = rnn.all_weights
+    with pytest.raises(AttributeError, match="weight_hh_l7"):
+        _ = rnn.weight_hh_l7
+    assert not any("weight_hh_l0" in name for name, _ in rnn.named_parameters())
+
+
+def test_from_lstm_leaves_frozen_what_was_frozen():
+    lstm = nn.LSTM(5, 4, 2)
+    frozen = {"weight_ih_l0", "bias_hh_l1"}
+    for name, parameter in lstm.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    ours = ERU.from_lstm(lstm)
+    assert {name for name, _ in lstm.named_parameters() if not getattr(ours, name).requires_grad} == frozen
+
+
+def test_the_state_of_an_lstm_points_to_from_lstm():
+    lstm = nn.LSTM(6, 8)
+    model, theirs = nn.ModuleDict({"rnn": ERU(6, 8)}), nn.ModuleDict({"rnn": lstm})
+    with pytest.raises(RuntimeError, match=r"rnn.weight_ih_l0 is of an nn.LSTM, .* ERU.from_lstm"):
+        model.load_state_dict(theirs.state_dict())
+
+
+def test_a_whole_model_loads_without_running_code(tmp_path):
+    rnn, x = ERU(6, 8, 2, bidirectional=True, layer_norm=False), torch.randn(5, 2, 6)
+    torch.save(rnn, tmp_path / "rnn.pt")
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "rnn.pt") == []
+    torch.testing.assert_close(torch.load(tmp_path / "rnn.pt", weights_only=True)(x), rnn(x))
+
+
+class Tagger(nn.Module):
+    """A model around recurrent modules, as other people's."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.cell, self.head = ERU(6, 8), ERUCell(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        y, (h, _) = self.rnn(x)
+        return self.head(self.cell(h[-1])[0]), y
+
+
+def test_fx_takes_layer_and_cell_as_leaves():
+    model, x = Tagger(), torch.randn(5, 3, 6)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["rnn", "cell", "head"]
+    torch.testing.assert_close(traced(x), model(x))
+
+
+def test_vmap_over_lengths():
+    rnn, x, lengths = ERU(6, 8, **DOUBLE), torch.randn(3, 5, 2, 6, **DOUBLE), torch.tensor([[5, 2], [1, 4], [3, 3]])
+    found = torch.func.vmap(lambda x, lengths: rnn(x, lengths=lengths)[1])(x, lengths)
+    expected = [rnn(one, lengths=ends)[1] for one, ends in zip(x, lengths, strict=True)]
+    torch.testing.assert_close(found, tuple(torch.stack(parts) for parts in zip(*expected, strict=True)))
+
+
 # --- what is refused
 
 
@@ -552,7 +662,6 @@ def test_transforms_of_torch_func_give_gradients_by_sample():
         ((6, 8), {"proj_size": 8}, "proj_size=8: must be at least 0 and below hidden_size=8"),
         ((6, 8), {"branches": 3}, "branches=3 does not divide out_channels=8"),
         ((6, 8), {"groups": 4}, "groups=4 does not divide in_channels=6"),
-        ((6, 8), {"conv_axis": "space"}, "conv_axis='space'"),
     ],
 )
 def test_options_that_do_not_fit(arguments, options, message):
@@ -577,7 +686,7 @@ def test_an_unknown_backend():
 
 
 def test_a_sequence_without_steps():
-    with pytest.raises(ValueError, match="T >= 1"):
+    with pytest.raises(ValueError, match=r"input of shape \(0, 2, 6\): at least one step is needed"):
         ERU(6, 8)(torch.zeros(0, 2, 6))
 
 
@@ -587,16 +696,48 @@ def test_a_sequence_without_steps():
         ({}, [(2, 3, 8), (1, 3, 8)], r"state h of shape \(2, 3, 8\): expected \(1, 3, 8\)"),
         ({}, [(1, 3, 8), (1, 2, 8)], r"state c of shape \(1, 2, 8\)"),
         ({}, [(1, 3, 8)], r"state of 1 tensors: expected \(h, c\)"),
-        ({"conv_axis": "time"}, [(1, 3, 8), (1, 3, 8)], r"expected \(h, c, window\)"),
-        ({"conv_axis": "time"}, [(1, 3, 8), (1, 3, 8), (1, 4, 3, 16)], r"state window of shape \(1, 4, 3, 16\)"),
-        (
-            {"conv_axis": "time", "bidirectional": True},
-            [(2, 3, 8), (2, 3, 8), (2, 8, 3, 16)],
-            r"state of 3 tensors: expected \(h, c\)",
-        ),
+        ({"bidirectional": True}, [(2, 3, 8), (2, 3, 8), (2, 8, 3, 16)], r"state of 3 tensors: expected \(h, c\)"),
     ],
     ids=str,
 )
 def test_state_of_the_wrong_shape(options, shapes, message):
     with pytest.raises(ValueError, match=message):
         ERU(6, 8, **options)(torch.zeros(5, 3, 6), [torch.zeros(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "state", "message"),
+    [
+        (torch.float32, (None, None), "state h is None: expected a tensor of shape"),
+        (torch.float32, (torch.zeros(1, 3, 8), None), "state c is None"),
+        (torch.float32, torch.zeros(1, 3, 8), r"state of type Tensor: expected \(h, c\)"),
+        (torch.float32, (torch.zeros(1, 3, 8).double(),) * 2, "state h of type torch.float64: expected torch.float32"),
+        (torch.bfloat16, (torch.zeros(1, 3, 8),) * 2, "state h of type torch.float32: expected torch.bfloat16"),
+    ],
+    ids=str,
+)
+def test_a_state_that_is_none_or_of_another_kind(dtype, state, message):
+    with pytest.raises(ValueError, match=message):
+        ERU(6, 8, dtype=dtype)(torch.zeros(5, 3, 6, dtype=dtype), state)
+    single = tuple(part if part is None else part[:, 0] for part in state) if isinstance(state, tuple) else state
+    with pytest.raises(ValueError, match=message):
+        ERU(6, 8, dtype=dtype)(torch.zeros(5, 6, dtype=dtype), single)
+
+
+def test_an_input_of_another_type():
+    with pytest.raises(ValueError, match=r"input of type torch.float64: expected torch.float32, the type"):
+        ERU(6, 8)(torch.zeros(5, 3, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_low_precision_the_state_has_the_type_of_the_module_as_in_torch(dtype):
+    rnn = ERU(6, 8, dtype=dtype)
+    x = torch.randn(5, 3, 6, dtype=dtype)
+    state = rnn(x, rnn(x)[1])[1]
+    assert [part.dtype for part in state] == [dtype, dtype]
+    assert nn.Linear(16, 2, dtype=dtype)(torch.cat(state, dim=-1)).dtype == dtype
+
+
+def test_options_of_the_eesp_are_refused_where_another_map_replaces_it():
+    with pytest.raises(ValueError, match="branches=2: is an option of the EESP, which input_transform replaces"):
+        ERU(6, 8, input_transform=nn.Linear, branches=2)

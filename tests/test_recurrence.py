@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -21,12 +21,21 @@ def quiet_scan(test):
     return test
 
 
-# The fast paths on a CPU: backend, type and how close to the oracle
+# The fast ways: backend, type and how close to the oracle. With compiled kernels or without is the fixture's matter.
 FAST = [
     ("cpu", torch.float64, 1e-10),
     ("cpu", torch.float32, 1e-4),
-    pytest.param("native", torch.float32, 1e-4, marks=needs_kernels),
+    ("fused", torch.float64, 1e-10),
+    ("fused", torch.float32, 1e-4),
 ]
+
+
+@pytest.fixture(params=[pytest.param(True, marks=needs_kernels), False], ids=["compiled", "torch's operators"])
+def compiled(request, monkeypatch):
+    """The CPU's way with its compiled kernels, and without."""
+    if not request.param:
+        monkeypatch.setattr(kernels, "_reason", lambda: "switched off by a test")
+    return request.param
 
 
 def make_inputs(steps=5, batch=3, size=4, proj=0, *, dtype=torch.float64, seed=0, grad=NAMES):
@@ -55,9 +64,9 @@ def make_mask(inputs, seed=0):
     return kept.to(inputs["h0"].dtype) / 0.6
 
 
-def run(backend, inputs, *, mask=None):
+def run(backend, inputs, *, mask=None, lengths=None):
     """Outputs and final state, and the gradients of all that require one."""
-    hidden, (h, c) = lstm_scan(**inputs, hidden_mask=mask, backend=backend)
+    hidden, (h, c) = lstm_scan(**inputs, hidden_mask=mask, lengths=lengths, backend=backend)
     wanted = [x for x in inputs.values() if x is not None and x.requires_grad]
     generator = torch.Generator().manual_seed(1)
     tops = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in (hidden, h, c)]
@@ -100,39 +109,76 @@ def test_oracle_multiplies_the_mask_into_what_recurs_and_nothing_else():
 def problems(draw):
     size = draw(st.integers(1, 9))
     proj = draw(st.integers(0, size - 1))
-    shape = draw(st.integers(1, 9)), draw(st.integers(1, 5)), size, proj
-    return shape, draw(st.booleans()), draw(st.integers(0, 99))
+    steps, batch = draw(st.integers(1, 9)), draw(st.integers(1, 5))
+    lengths = draw(st.none() | st.lists(st.integers(1, steps), min_size=batch, max_size=batch).map(torch.tensor))
+    return (steps, batch, size, proj), draw(st.booleans()), lengths, draw(st.integers(0, 99))
 
 
 @pytest.mark.parametrize(("backend", "dtype", "tolerance"), FAST)
 @given(problem=problems())
-@settings(max_examples=50, deadline=None)
-def test_fast_path_equals_oracle_in_outputs_state_and_all_gradients(backend, dtype, tolerance, problem):
-    shape, masked, seed = problem
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fast_path_equals_oracle_in_outputs_state_and_all_gradients(compiled, backend, dtype, tolerance, problem):
+    shape, masked, lengths, seed = problem
     inputs = make_inputs(*shape, dtype=dtype, seed=seed)
-    mask = make_mask(inputs, seed) if masked else None
-    check_equal(run(backend, inputs, mask=mask), run("naive", inputs, mask=mask), tolerance)
+    mask = make_mask(inputs, seed) if masked and backend == "cpu" else None
+    options = {"mask": mask, "lengths": lengths}
+    check_equal(run(backend, inputs, **options), run("naive", inputs, **options), tolerance)
+
+
+@pytest.mark.parametrize("backend", ["naive", "cpu", "fused"])
+def test_lengths_equal_each_sequence_alone(backend):
+    inputs, lengths = make_inputs(7, 4, 5, 3), torch.tensor([3, 7, 1, 5])
+    found = run(backend, inputs, lengths=lengths)
+    alone = [
+        lstm_scan(
+            inputs["gates"][:length, b : b + 1],
+            inputs["weight_hh"],
+            inputs["h0"][b : b + 1],
+            inputs["c0"][b : b + 1],
+            weight_hr=inputs["weight_hr"],
+            backend="naive",
+        )
+        for b, length in enumerate(lengths.tolist())
+    ]
+    hidden = torch.cat([nn.functional.pad(y, (0, 0, 0, 0, 0, 7 - len(y))) for y, _ in alone], dim=1)
+    h, c = (torch.cat(parts) for parts in zip(*(state for _, state in alone), strict=True))
+    generator = torch.Generator().manual_seed(1)
+    tops = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (hidden, h, c)]
+    grads = torch.autograd.grad((hidden, h, c), list(inputs.values()), tops)
+    check_equal(found, (hidden, h, c, *grads), 1e-10)
+
+
+@pytest.mark.parametrize("backend", ["naive", "cpu", "fused"])
+def test_lengths_hold_whatever_the_recurrent_weights(backend):
+    """What freezes a cell must not be outweighed: no gate is large enough to shut every other one out."""
+    inputs, lengths = make_inputs(6, 2, 4, dtype=torch.float32), torch.tensor([2, 6])
+    inputs["weight_hh"] = (3e4 * inputs["weight_hh"].detach()).requires_grad_()
+    _, (h, c) = lstm_scan(**inputs, lengths=lengths, backend=backend)
+    short = {k: None if x is None else x.detach() for k, x in inputs.items()} | {"gates": inputs["gates"].detach()[:2]}
+    _, (h_short, c_short) = lstm_scan(**short, backend="naive")
+    torch.testing.assert_close((h[0], c[0]), (h_short[0], c_short[0]), rtol=1e-5, atol=1e-5)
 
 
 @needs_scan
 @quiet_scan
 @pytest.mark.parametrize(("proj", "masked"), [(0, False), (2, True)])
-def test_scan_equals_oracle_in_outputs_state_and_all_gradients(proj, masked):
+@pytest.mark.parametrize("lengths", [None, torch.tensor([2, 4])], ids=["whole", "lengths"])
+def test_exportable_scan_equals_oracle_in_outputs_state_and_all_gradients(proj, masked, lengths):
     inputs = make_inputs(4, 2, 3, proj)
-    mask = make_mask(inputs) if masked else None
-    check_equal(run("scan", inputs, mask=mask), run("naive", inputs, mask=mask), 1e-10)
+    options = {"mask": make_mask(inputs) if masked else None, "lengths": lengths}
+    check_equal(run("export", inputs, **options), run("naive", inputs, **options), 1e-10)
 
 
-@pytest.mark.parametrize("backend", ["cpu", pytest.param("native", marks=needs_kernels)])
+@pytest.mark.parametrize("backend", ["cpu", "fused"])
 @pytest.mark.parametrize("size", [17, 64])
-def test_fast_path_equals_oracle_at_vector_widths_over_70_steps(backend, size):
+def test_fast_path_equals_oracle_at_vector_widths_over_70_steps(compiled, backend, size):
     inputs = make_inputs(70, 7, size, size // 2, dtype=torch.float32)
     check_equal(run(backend, inputs), run("naive", inputs), 1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("backend", "dtype", "tolerance"), FAST)
-def test_inputs_need_not_be_contiguous(name, backend, dtype, tolerance):
+def test_inputs_need_not_be_contiguous(compiled, name, backend, dtype, tolerance):
     inputs = make_inputs(6, 3, 4, 2, dtype=dtype)
     expected = run("naive", inputs)
     flipped = inputs[name].detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
@@ -141,7 +187,7 @@ def test_inputs_need_not_be_contiguous(name, backend, dtype, tolerance):
 
 
 @pytest.mark.parametrize(("backend", "dtype", "tolerance"), FAST)
-def test_gradients_need_not_be_contiguous(backend, dtype, tolerance):
+def test_gradients_need_not_be_contiguous(compiled, backend, dtype, tolerance):
     inputs = make_inputs(6, 3, 4, dtype=dtype)
     grads = []
     for path in (backend, "naive"):
@@ -188,23 +234,23 @@ def test_mask_gets_no_gradient(backend):
     assert mask.grad is None
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([1, 3])], ids=["whole", "lengths"])
 @pytest.mark.parametrize(("proj", "masked"), [(0, False), (1, True)])
-def test_gradients_and_second_derivatives_against_finite_differences(proj, masked):
+def test_gradients_and_second_derivatives_against_finite_differences(proj, masked, lengths):
     inputs = make_inputs(3, 2, 2, proj)
-    mask = make_mask(inputs) if masked else None
+    options = {"hidden_mask": make_mask(inputs) if masked else None, "lengths": lengths, "backend": "cpu"}
     tensors = [x for x in inputs.values() if x is not None]
 
     def scan(*values):
-        hidden, (_, c) = lstm_scan(**dict(zip(NAMES, values, strict=False)), hidden_mask=mask, backend="cpu")
+        hidden, (_, c) = lstm_scan(**dict(zip(NAMES, values, strict=False)), **options)
         return hidden, c
 
     assert torch.autograd.gradcheck(scan, tensors)
     assert torch.autograd.gradgradcheck(scan, tensors)
 
 
-@pytest.mark.parametrize("fast", ["cpu", pytest.param("native", marks=needs_kernels)])
-def test_bfloat16_is_no_less_exact_than_the_plain_loop(fast):
-    errors = {fast: 0.0, "naive": 0.0}
+def test_bfloat16_is_no_less_exact_than_the_plain_loop(compiled):
+    errors = {"cpu": 0.0, "naive": 0.0}
     for seed in range(5):
         rounded = make_inputs(20, 4, 16, dtype=torch.bfloat16, seed=seed)
         exact = run("naive", {k: x if x is None else x.detach().double().requires_grad_() for k, x in rounded.items()})
@@ -212,7 +258,7 @@ def test_bfloat16_is_no_less_exact_than_the_plain_loop(fast):
             got = run(backend, rounded)
             pairs = list(zip(got, exact, strict=True))
             errors[backend] += sum(((a.double() - b).norm() / b.norm()).item() for a, b in pairs)
-    assert 0 < errors[fast] <= 1.05 * errors["naive"]
+    assert 0 < errors["cpu"] <= 1.05 * errors["naive"]
     assert errors["naive"] < 5 * len(pairs) * 0.05
 
 
@@ -229,10 +275,9 @@ def test_cells_are_kept_in_float32_inside(backend, dtype):
     assert abs(c.item() - 1.5) < 1e-3
 
 
-@pytest.mark.parametrize("backend", ["cpu", pytest.param("native", marks=needs_kernels)])
-def test_repeated_runs_are_equal_bit_for_bit(backend):
+def test_repeated_runs_are_equal_bit_for_bit(compiled):
     inputs = make_inputs(9, 5, 16, 7, dtype=torch.float32)
-    first, second = run(backend, inputs), run(backend, inputs)
+    first, second = run("cpu", inputs), run("cpu", inputs)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -257,11 +302,10 @@ def test_without_gradients_the_result_is_the_same_and_no_step_is_kept(monkeypatc
         assert not other[0].requires_grad
 
 
-@pytest.mark.parametrize("backend", ["cpu", pytest.param("native", marks=needs_kernels)])
 @pytest.mark.parametrize("steps", [1, 6])
-def test_an_empty_batch_passes(backend, steps):
+def test_an_empty_batch_passes(compiled, steps):
     inputs = make_inputs(steps, 0, 4, 2, dtype=torch.float32)
-    check_equal(run(backend, inputs), run("naive", inputs), 0)
+    check_equal(run("cpu", inputs), run("naive", inputs), 0)
 
 
 def test_inputs_stay_as_they_are():
@@ -275,24 +319,38 @@ def test_inputs_stay_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("backend", "steps", "device", "expected"),
+    ("backend", "steps", "device", "has_mask", "expected"),
     [
-        ("auto", 1, "cpu", "naive"),
-        pytest.param("auto", 2, "cpu", "native", marks=needs_kernels),
-        pytest.param("auto", 70, "cpu", "native", marks=needs_kernels),
-        ("auto", 70, "meta", "naive"),
-        ("naive", 70, "cpu", "naive"),
-        ("cpu", 1, "cpu", "cpu"),
-        pytest.param("native", 1, "cpu", "native", marks=needs_kernels),
-        ("scan", 70, "cpu", "scan"),
+        ("auto", 1, "cpu", False, "naive"),
+        ("auto", 2, "cpu", False, "cpu"),
+        ("auto", 70, "cpu", True, "cpu"),
+        ("auto", 70, "meta", False, "naive"),
+        ("naive", 70, "cpu", False, "naive"),
+        ("cpu", 1, "cpu", False, "cpu"),
+        ("fused", 70, "cpu", False, "fused"),
+        ("export", 70, "cpu", False, "export"),
     ],
 )
-def test_choice_of_backend(backend, steps, device, expected):
-    assert resolve_backend(backend, torch.zeros(steps, 2, 8, device=device)) == expected
+def test_choice_of_backend(backend, steps, device, has_mask, expected):
+    assert resolve_backend(backend, torch.zeros(steps, 2, 8, device=device), has_mask=has_mask) == expected
+
+
+class Elsewhere:
+    """As much of a tensor as the choice looks at, on a device that this machine lacks."""
+
+    def __init__(self, steps, device):
+        self.shape, self.dtype, self.device = (steps, 2, 8), torch.float32, torch.device(device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_other_devices_take_torchs_fused_lstm_where_it_knows_the_way(device):
+    assert resolve_backend("auto", Elsewhere(70, device)) == "fused"
+    assert resolve_backend("auto", Elsewhere(1, device)) == "naive"
+    assert resolve_backend("auto", Elsewhere(70, device), has_mask=True) == "naive"
 
 
 def test_the_environment_chooses_where_nobody_else_does(monkeypatch):
-    gates = torch.zeros(70, 2, 8, dtype=torch.float64)  # which no compiled kernel takes
+    gates = torch.zeros(70, 2, 8)
     monkeypatch.setenv("ERU_BACKEND", "naive")
     assert resolve_backend("auto", gates) == "naive"
     assert resolve_backend("cpu", gates) == "cpu"
@@ -315,18 +373,23 @@ def operators(inputs):
     return {event.key for event in profile.key_averages()}
 
 
-def test_a_path_that_cannot_run_gives_way_with_one_warning(monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "gates", "has_mask", "reason", "instead"),
+    [
+        ("fused", torch.zeros(70, 2, 8), True, "torch's fused LSTM knows no mask on the hidden state", "cpu"),
+        ("cpu", Elsewhere(70, "cuda"), False, "the gates are on cuda", "fused"),
+        ("fused", torch.zeros(70, 2, 8, device="meta"), False, "the gates are on meta", "naive"),
+    ],
+)
+def test_a_way_that_cannot_run_gives_way_with_one_warning(monkeypatch, backend, gates, has_mask, reason, instead):
     monkeypatch.setattr("eru.kernels.refusals._said", set())
-    gates = torch.zeros(70, 2, 8, dtype=torch.float64)
-    with pytest.warns(
-        UserWarning, match=r"backend='triton' cannot run: gates are torch.float64; another path is taken"
-    ):
-        assert resolve_backend("triton", gates) == "cpu"
-    assert resolve_backend("triton", gates) == "cpu"  # the second warning would be an error
+    with pytest.warns(UserWarning, match=f"backend='{backend}' cannot run: {reason}.*; another way is taken"):
+        assert resolve_backend(backend, gates, has_mask=has_mask) == instead
+    assert resolve_backend(backend, gates, has_mask=has_mask) == instead  # a second warning would be an error
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend='cudnn': must be one of auto, naive, scan, cpu, native"):
+    with pytest.raises(ValueError, match="backend='cudnn': must be one of auto, naive, cpu, fused, export"):
         lstm_scan(**make_inputs(), backend="cudnn")
 
 
@@ -341,6 +404,7 @@ def test_unknown_backend():
         ("c0", (1, 4), r"c0 of shape \(1, 4\): expected \(3, 4\)"),
         ("weight_hr", (2, 5), r"weight_hr of shape \(2, 5\): expected \(2, 4\)"),
         ("hidden_mask", (3, 4), r"hidden_mask of shape \(3, 4\): expected \(3, 2\)"),
+        ("lengths", (2,), r"lengths of shape \(2,\): expected \(3,\)"),
     ],
 )
 def test_shapes_that_do_not_fit(name, shape, message):
@@ -371,6 +435,13 @@ def test_autocast_leaves_float64_alone():
     assert torch.equal(hidden, lstm_scan(**inputs)[0])
 
 
+def test_the_fused_way_compiles_without_a_break():
+    torch._dynamo.reset()
+    inputs = make_inputs(6, 3, 4, 2)
+    compiled = torch.compile(lstm_scan, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**inputs, backend="fused"), lstm_scan(**inputs))
+
+
 def test_compiled_it_is_one_node_and_equal():
     graphs = []
 
@@ -396,24 +467,23 @@ def test_compiled_gradients_equal():
     check_equal(*grads, 1e-12)
 
 
-@pytest.mark.parametrize(("proj", "masked"), [(0, False), (2, True)])
+@pytest.mark.parametrize(("proj", "masked", "ends"), [(0, False, None), (2, True, torch.tensor([5, 0, 2]))])
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_kernels), False])
-def test_operator_obeys_torchs_rules(proj, masked, keep, compiled):
+def test_operator_obeys_torchs_rules(proj, masked, ends, keep, compiled):
     inputs = make_inputs(6, 3, 4, proj, dtype=torch.float32, grad=NAMES if keep else ())
     inputs["h0"] = inputs["h0"].detach().t().contiguous().t().requires_grad_(keep)
     mask = make_mask(inputs) if masked else None
-    torch.library.opcheck(cpu._scan, (*inputs.values(), mask, keep, compiled))
+    torch.library.opcheck(cpu._scan, (*inputs.values(), mask, ends, keep, compiled))
 
 
-@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_kernels), False])
-def test_backward_operator_obeys_torchs_rules(compiled):
+@pytest.mark.parametrize("ends", [None, torch.tensor([5, 0, 2])])
+def test_backward_operator_obeys_torchs_rules(ends, compiled):
     inputs = {k: x.detach() for k, x in make_inputs(6, 3, 4, 2, dtype=torch.float32).items()}
     gates, weight, h0, c0, weight_hr = inputs.values()
     mask = make_mask(inputs)
-    hidden, c, activated, cells = cpu._scan(gates, weight, h0, c0, weight_hr, mask, True, compiled)
+    hidden, c, activated, cells = cpu._scan(gates, weight, h0, c0, weight_hr, mask, ends, True, compiled)
     turned = [x.t().contiguous().t() for x in (torch.ones_like(c), weight, h0, c0, weight_hr)]
-    arguments = (torch.ones_like(hidden), *turned, mask, hidden, activated, cells, compiled)
+    arguments = (torch.ones_like(hidden), *turned, mask, ends, hidden, activated, cells, compiled)
     torch.library.opcheck(cpu._scan_backward, arguments)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eru.storage import cache_dir, make_cache_folder
+from eru.storage import atomic_write, cache_dir, make_cache_folder
 
 __all__ = ["cross_entropy_", "lstm_backward", "lstm_forward", "refusal"]
 
@@ -121,33 +121,43 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     """The compiled kernels, or why there are none."""
     if os.environ.get("ERU_NATIVE") == "0":
         return None, "ERU_NATIVE=0 switches them off"
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    if not compiler or shutil.which(compiler[0]) is None:
-        return None, f"there is no C compiler {' '.join(compiler)!r} ($CC names another)"
+    named = os.environ.get("CC") or "cc"
     try:
+        compiler = shlex.split(named)
+        if not compiler or shutil.which(compiler[0]) is None:
+            return None, f"there is no C compiler {named!r} ($CC names another)"
         return ctypes.CDLL(str(_build(compiler))), None
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return None, f"they cannot be built: {error}"
+        return None, f"they cannot be built with the compiler {named!r}: {error}"
 
 
 def _build(compiler: list[str]) -> Path:
-    """The compiled library in the user's cache, made there where this machine has none yet."""
+    """The compiled library in the user's cache, made there where this machine has no whole one yet."""
     tuned = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     command = [*compiler, *_FLAGS, tuned]
-    key = hashlib.sha256("\0".join([_SOURCE.read_text(), *command, _processor()]).encode()).hexdigest()
-    library = cache_dir() / "native" / f"{key[:16]}.so"
-    if library.exists():
-        return library
-    make_cache_folder(library.parent)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        draft = Path(folder) / library.name
+    key = _digest("\0".join([_SOURCE.read_text(), *command, _processor()]).encode())
+    folder = cache_dir() / "native"
+    # The name says what the library was made of and what it holds: one that is damaged or cut off is not loaded.
+    for library in folder.glob(f"{key}-*.so"):
+        if library.stem == f"{key}-{_digest(library.read_bytes())}":
+            return library
+    make_cache_folder(folder)
+    with tempfile.TemporaryDirectory() as place:
+        draft = Path(place) / "kernels.so"
         done = subprocess.run(
             [*command, "-o", str(draft), str(_SOURCE), "-lm"], capture_output=True, text=True, timeout=120
         )
         if done.returncode:
             raise ValueError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
-        draft.replace(library)  # whole or not at all, also when several processes build at once
+        content = draft.read_bytes()
+    library = folder / f"{key}-{_digest(content)}.so"
+    with atomic_write(library, "wb") as file:  # several processes may build at once
+        file.write(content)
     return library
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _processor() -> str:

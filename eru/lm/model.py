@@ -117,7 +117,7 @@ class LanguageModel(nn.Module):
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
         make = partial(ERU, weight_dropout=weight_dropout)
         if cell == "eru":
-            make = partial(make, conv_axis=conv_axis, kernel_size=kernel_size)
+            make = partial(make, kernel_size=kernel_size)
         else:
             make = partial(make, input_transform=dense_gates if cell == "lstm" else cell)
         self.layers = nn.ModuleList(make(a, b) for a, b in pairwise(widths))

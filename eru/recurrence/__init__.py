@@ -1,21 +1,27 @@
-"""The recurrence h_t = LSTM(gates_t + W h_{t-1}): one function, several ways to run it."""
+"""The recurrence h_t = LSTM(gates_t + W h_{t-1}): one function, several ways to run it.
+
+=========  =============================================================================================
+``naive``  the oracle, a loop that anyone can check; it knows every device and every transformation
+``cpu``    packed weights, compiled element-wise kernels where there is a compiler, an analytic backward
+``fused``  torch's own fused LSTM, for GPUs
+``export``  one ``scan`` node, for ``torch.export``
+=========  =============================================================================================
+"""
 
 import os
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from eru import kernels
 from eru.kernels.autocast import product_dtype, without_autocast
 from eru.kernels.refusals import warn_once
-from eru.recurrence import cpu, naive
+from eru.recurrence import cpu, fused, naive
 
-__all__ = ["Backend", "lstm_scan", "resolve_backend"]
+__all__ = ["Backend", "is_transformed", "lstm_scan", "resolve_backend"]
 
-Backend = Literal["auto", "naive", "scan", "cpu", "native"]
+Backend = Literal["auto", "naive", "cpu", "fused", "export"]
 _backends = get_args(Backend)
 # Before torch 2.7 an export cannot be told from a compilation; it then keeps the CPU path's operator, not a scan.
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)
@@ -29,6 +35,7 @@ def lstm_scan(
     *,
     weight_hr: Tensor | None = None,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     r"""Run an LSTM's recurrence over gates whose input part is already there.
@@ -38,83 +45,75 @@ def lstm_scan(
         c_t = \sigma(f) c_{t-1} + \sigma(i) \tanh(g), \quad
         h_t = W_{hr}\, \sigma(o) \tanh(c_t)
 
-    Cells are computed in at least float32. Under autocast the products run in its type, and h is returned in it.
+    Cells are computed in at least float32 (by the fused LSTM of a GPU, as that library does). Under autocast the
+    products run in autocast's type, and h is returned in it.
 
     Args:
-        gates: input gates with bias (T, B, 4H), T >= 1, in the order i, f, g, o.
-        weight_hh: (4H, H), or (4H, P) with a projection.
-        h0: initial hidden state (B, H) or (B, P).
-        c0: initial cells (B, H).
-        weight_hr: projection (P, H), or ``None``.
-        hidden_mask: factor on h before the recurrent product, (B, H or P), the same at every step; it gets no
-            gradient.
-        backend: ``"auto"`` takes what the environment variable ``ERU_BACKEND`` names, else the fastest that fits;
-            ``"naive"`` is the oracle, ``"scan"`` one node for ``torch.export``, ``"cpu"`` packed weights, ``"native"``
-            these with compiled element-wise kernels, and ``"triton"`` fused kernels on a GPU (never chosen by itself
-            yet), the last three with an analytic backward (no forward mode, no torch.func). One that cannot run here
-            gives way to the fastest that can, with one warning that says why.
+        gates: Input gates with bias (T, B, 4H), T >= 1, in the order i, f, g, o.
+        weight_hh: Recurrent weights (4H, H), or (4H, P) with a projection.
+        h0: Initial hidden state (B, H) or (B, P).
+        c0: Initial cells (B, H).
+        weight_hr: Projection (P, H), or ``None``.
+        hidden_mask: Factor on h before the recurrent product, (B, H or P), the same at every step, without a gradient.
+        lengths: Steps of each sequence (B,), from 1 to T; ``None`` for T. The state is taken at each end, and hidden
+            states behind it are zero. The gates there must be finite, and reach nothing.
+        backend: ``"auto"`` takes what the environment variable ``ERU_BACKEND`` names, else the fastest that fits:
+            ``"cpu"``, on other devices ``"fused"``, ``"export"`` while ``torch.export`` traces, and ``"naive"`` for a
+            single step and under forward mode or ``torch.func``. A way that cannot run here gives way to the fastest
+            that can, with one warning that says why.
 
     Returns:
-        The hidden states (T, B, H or P), and the last (h, c).
+        The hidden states (T, B, H or P), and the last (h, c), where c has the type of ``c0``.
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown backend.
+        ValueError: Shapes that do not fit, or an unknown backend.
 
     Example:
         >>> hidden, (h, c) = lstm_scan(torch.zeros(5, 2, 12), torch.zeros(12, 3), torch.zeros(2, 3), torch.zeros(2, 3))
         >>> hidden.shape, h.shape, c.shape
         (torch.Size([5, 2, 3]), torch.Size([2, 3]), torch.Size([2, 3]))
     """
-    _check_shapes(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
-    gates = gates.to(product_dtype(gates))
-    dtype = gates.dtype
-    cell_dtype = torch.promote_types(dtype, torch.float32)
-    arguments = (
-        gates,
-        weight_hh.to(dtype),
-        h0.to(dtype),
-        c0.to(cell_dtype),
-        None if weight_hr is None else weight_hr.to(dtype),
-        None if hidden_mask is None else hidden_mask.detach().to(dtype),
-    )
+    _check_shapes(gates, weight_hh, h0, c0, weight_hr, hidden_mask, lengths)
+    dtype = product_dtype(gates)
+    gates, weight_hh, h = gates.to(dtype), weight_hh.to(dtype), h0.to(dtype)
+    c = c0.to(torch.promote_types(dtype, torch.float32))
+    weight_hr = None if weight_hr is None else weight_hr.to(dtype)
+    hidden_mask = None if hidden_mask is None else hidden_mask.detach().to(dtype)
+    ends = None if lengths is None else lengths - 1
     with without_autocast(gates):
-        match resolve_backend(backend, gates, *arguments[1:2], *arguments[4:]):
-            case "cpu" | "native" as path:
-                hidden, c = cpu.lstm_scan(*arguments, compiled=path == "native")
-            case "scan":
-                # A prototype of torch's: imported by those who export, and by nobody else.
+        match resolve_backend(backend, gates, has_mask=hidden_mask is not None):
+            case "cpu":
+                hidden, c = cpu.lstm_scan(gates, weight_hh, h, c, weight_hr, hidden_mask, ends)
+            case "fused":
+                hidden, c = fused.lstm_scan(gates, weight_hh, h, c, weight_hr, ends)
+            case "export":
+                # It stands on a prototype of torch's: imported by those who export, and by nobody else.
                 from eru.recurrence import export
 
-                hidden, c = export.lstm_scan(*arguments)
+                hidden, c = export.lstm_scan(gates, weight_hh, h, c, weight_hr, hidden_mask, ends)
             case _:
-                hidden, c = naive.lstm_scan(*arguments)
-    return hidden, (hidden[-1], c.to(c0.dtype))
+                hidden, c = naive.lstm_scan(gates, weight_hh, h, c, weight_hr, hidden_mask, ends)
+    c = c.to(c0.dtype)
+    if ends is None:
+        return hidden, (hidden[-1], c)
+    behind = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1) > ends  # (T, B)
+    hidden = hidden.masked_fill(behind.unsqueeze(2), 0)
+    return hidden, (naive.at(ends, hidden), c)
 
 
-def resolve_backend(
-    backend: str,
-    gates: Tensor,
-    weight_hh: Tensor | None = None,
-    weight_hr: Tensor | None = None,
-    hidden_mask: Tensor | None = None,
-) -> str:
-    """The path that runs: the one asked for, or where it cannot run or none is, the fastest that can.
-
-    One step, a device without a path of its own and the transforms of torch.func take the loop, and an export takes
-    the scan.
+def resolve_backend(backend: str, gates: Tensor, *, has_mask: bool = False) -> str:
+    """The way that runs: the one asked for, or where it cannot run or none is, the fastest that can.
 
     Args:
-        backend: as for :func:`lstm_scan`.
-        gates: as for :func:`lstm_scan`, like the others; their shapes, types and devices decide.
-        weight_hh: see there.
-        weight_hr: see there.
-        hidden_mask: see there.
+        backend: One of ``auto``, ``naive``, ``cpu``, ``fused`` and ``export``.
+        gates: Input gates (T, B, 4H); their length, type and device decide.
+        has_mask: Whether there is a mask on the hidden state.
 
     Raises:
-        ValueError: an unknown backend, here or in ``ERU_BACKEND``.
+        ValueError: An unknown backend, here or in ``ERU_BACKEND``.
 
     Example:
-        >>> resolve_backend("cpu", torch.zeros(70, 20, 12)), resolve_backend("naive", torch.zeros(70, 20, 12))
+        >>> resolve_backend("auto", torch.zeros(70, 20, 12)), resolve_backend("naive", torch.zeros(70, 20, 12))
         ('cpu', 'naive')
     """
     source = "backend"
@@ -123,37 +122,45 @@ def resolve_backend(
     if backend not in _backends:
         raise ValueError(f"{source}={backend!r}: must be one of {', '.join(_backends)}")
     if backend != "auto":
-        reason = _refusal(backend, gates, weight_hh, weight_hr, hidden_mask)
+        reason = _refusal(backend, gates, has_mask)
         if reason is None:
             return backend
-        warn_once(f"{source}={backend!r} cannot run: {reason}; another path is taken", stacklevel=3)
-    return _fastest(gates)
-
-
-def _fastest(gates: Tensor) -> str:
+        warn_once(f"{source}={backend!r} cannot run: {reason}; another way is taken", stacklevel=3)
+    if gates.shape[0] == 1:
+        return "naive"
     if _is_exporting():
-        return "scan"
-    if gates.shape[0] == 1 or (not torch.compiler.is_compiling() and _is_transformed()):
+        return "export"
+    if not torch.compiler.is_compiling() and is_transformed():
         return "naive"
-    if gates.device.type != "cpu":
-        return "naive"
-    return "cpu" if kernels.refusal(gates.dtype) else "native"
+    fast = "cpu" if gates.device.type == "cpu" else "fused"
+    return "naive" if _refusal(fast, gates, has_mask) else fast
 
 
-def _refusal(
-    backend: str, gates: Tensor, weight_hh: Tensor | None, weight_hr: Tensor | None, hidden_mask: Tensor | None
-) -> str | None:
-    """Why a path cannot run."""
-    if backend in ("cpu", "native") and gates.device.type not in ("cpu", "meta"):
-        return f"gates are on {gates.device}"
-    if backend == "native":
-        return kernels.refusal(gates.dtype)
+def _refusal(backend: str, gates: Tensor, has_mask: bool) -> str | None:
+    """Why a way cannot run, or ``None`` where it can."""
+    device = gates.device.type
+    if backend == "cpu" and device not in ("cpu", "meta"):
+        return f"the gates are on {gates.device}"
+    if backend == "fused" and has_mask:
+        return "torch's fused LSTM knows no mask on the hidden state"
+    if backend == "fused" and device == "meta":
+        return "the gates are on meta, where operations are counted one by one"
     return None
 
 
-def _is_transformed() -> bool:
-    """Whether torch.func or forward mode is at work: they see through a loop, not through an operator's backward."""
-    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+def is_transformed() -> bool:
+    """Whether torch.func or forward mode is at work.
+
+    They see through a loop, but not through an operator's own backward; and under vmap no value can be looked at.
+
+    Example:
+        >>> is_transformed(), torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(1))
+        (False, tensor([1.]))
+    """
+    # torch has no public question for either. Where a later torch has renamed ours, the answer is no.
+    functorch = getattr(torch._C, "_functorch", None)
+    peek = getattr(functorch, "peek_interpreter_stack", lambda: None)
+    return peek() is not None or getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def _check_shapes(
@@ -163,6 +170,7 @@ def _check_shapes(
     c0: Tensor,
     weight_hr: Tensor | None,
     hidden_mask: Tensor | None,
+    lengths: Tensor | None,
 ) -> None:
     if gates.dim() != 3 or gates.shape[0] < 1 or gates.shape[2] % 4:
         raise ValueError(f"gates of shape {tuple(gates.shape)}: expected (T, B, 4H) with T >= 1")
@@ -174,6 +182,7 @@ def _check_shapes(
         "c0": (c0, (batch, size)),
         "weight_hr": (weight_hr, (out, size)),
         "hidden_mask": (hidden_mask, (batch, out)),
+        "lengths": (lengths, (batch,)),
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != shape:

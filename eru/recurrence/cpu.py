@@ -1,8 +1,8 @@
 """The fast way on a CPU: weights packed once a call, and an analytic backward with dW as one product.
 
-Forward keeps the activated gates and the cells. Each step is a product and element-wise work, done by compiled kernels
-(:mod:`eru.kernels`) or by torch's operators (:mod:`eru.recurrence.steps`, with the equations). Both directions are
-operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
+The forward pass keeps the activated gates and the cells. Each step is a product and element-wise work, done by
+compiled kernels (:mod:`eru.kernels`) or by torch's operators (:mod:`eru.recurrence.steps`, with the equations). Both
+directions are operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,23 @@ from torch import Tensor
 
 from eru import kernels
 from eru.recurrence import naive, steps
+
+
+def lstm_scan(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+    ends: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The contract of :func:`eru.recurrence.naive.lstm_scan`; ``hidden_mask`` gets no gradient."""
+    tensors = (gates, weight_hh, h0, c0, weight_hr)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    compiled = kernels.refusal(gates.dtype) is None
+    hidden, c, _, _ = _scan(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled)
+    return hidden, c
 
 
 def _packed_linear(weight: Tensor, batch: int, length: int) -> Callable[[Tensor], Tensor]:
@@ -39,6 +56,7 @@ def _scan(
     c0: Tensor,
     weight_hr: Tensor | None,
     hidden_mask: Tensor | None,
+    ends: Tensor | None,
     keep: bool,
     compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -46,8 +64,9 @@ def _scan(
     (length, batch, _), size = gates.shape, c0.shape[-1]
     step = kernels.lstm_forward if compiled else steps.lstm_forward
     hidden = gates.new_empty(length, batch, h0.shape[-1])
+    # What nobody will read again is written over at every step.
     activated = c0.new_empty(length if keep else 1, batch, 4, size)
-    cells = c0.new_empty(length if keep else 1, batch, size)
+    cells = c0.new_empty(length if keep or ends is not None else 1, batch, size)
     recur = _packed_linear(weight_hh, batch, length)
     project = None if weight_hr is None else _packed_linear(weight_hr, batch, length)
     unprojected = gates.new_empty(batch, size)
@@ -55,17 +74,18 @@ def _scan(
     # Views of all steps at once, so that the loop makes none.
     kept, states, outputs = activated.unbind(0), cells.unbind(0), hidden.unbind(0)
     for t, gate in enumerate(gates.contiguous().unbind(0)):
-        now = t if keep else 0
+        state = states[t % len(states)]
         recurrent = recur(h if hidden_mask is None else h * hidden_mask)
-        step(gate, recurrent, c, kept[now], states[now], outputs[t] if project is None else unprojected)
+        step(gate, recurrent, c, kept[t % len(kept)], state, outputs[t] if project is None else unprojected)
         if project is not None:
             outputs[t].copy_(project(unprojected))
-        h, c = outputs[t], states[now]
-    return hidden, c.clone(), activated, cells
+        h, c = outputs[t], state
+    last = c.clone() if ends is None else naive.at(ends, cells)
+    return hidden, last, activated, cells if keep else cells[:1]
 
 
 @_scan.register_fake
-def _(gates, weight_hh, h0, c0, weight_hr, hidden_mask, keep, compiled):  # noqa: ANN001, ANN202
+def _(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled):  # noqa: ANN001, ANN202
     (length, batch, _), size = gates.shape, c0.shape[-1]
     kept = length if keep else 1
     return (
@@ -85,6 +105,7 @@ def _scan_backward(
     c0: Tensor,
     weight_hr: Tensor | None,
     hidden_mask: Tensor | None,
+    ends: Tensor | None,
     hidden: Tensor,
     activated: Tensor,
     cells: Tensor,
@@ -98,9 +119,14 @@ def _scan_backward(
     projected = torch.empty_like(hidden) if weight_hr is not None else hidden[:0]  # gradients of all h
     dgates = hidden.new_empty(length, batch, 4 * size)
     split, flat = dgates.unflatten(2, (4, size)).unbind(0), dgates.unbind(0)
-    dh, dc = grad_hidden[-1].contiguous(), grad_c.clone(memory_format=torch.contiguous_format)
+    dh = grad_hidden[-1].contiguous()
+    # The gradient of a sequence's last cells comes in at its end.
+    dc = torch.zeros_like(grad_c, memory_format=torch.contiguous_format)
+    last = {length - 1: ...} if ends is None else {t: ends == t for t in ends.unique().tolist()}
     before = (c0.contiguous(), *cells.unbind(0))
     for t, kept in reversed(list(enumerate(activated.unbind(0)))):
+        if t in last:
+            dc[last[t]] += grad_c[last[t]]
         dm = dh
         if unproject is not None:
             projected[t] = dh
@@ -124,7 +150,7 @@ def _scan_backward(
 
 
 @_scan_backward.register_fake
-def _(grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells, compiled):  # noqa: ANN001, ANN202
+def _(grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells, compiled):  # noqa: ANN001, ANN202
     length, batch, _, size = activated.shape
     return (
         hidden.new_empty(length, batch, 4 * size),
@@ -136,52 +162,32 @@ def _(grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, ac
 
 
 def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
-    gates, weight_hh, h0, c0, weight_hr, hidden_mask, _, ctx.compiled = inputs
+    gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, _, ctx.compiled = inputs
     hidden, _, activated, cells = output
     # The gates themselves are needed by second derivatives only, which must reach them through their history.
-    ctx.save_for_backward(gates, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells)
+    ctx.save_for_backward(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, grad_hidden, grad_c, _activated, _cells):  # noqa: ANN001, ANN202
-    _, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells = ctx.saved_tensors
+    _, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells = ctx.saved_tensors
     grad_hidden = torch.zeros_like(hidden) if grad_hidden is None else grad_hidden
     grad_c = torch.zeros_like(c0) if grad_c is None else grad_c
     if torch.is_grad_enabled():
         return (*_differentiable_gradients(ctx, grad_hidden, grad_c), None, None)
     dgates, dweight, dh0, dc0, dweight_hr = _scan_backward(
-        grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells, ctx.compiled
+        grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells, ctx.compiled
     )
-    return dgates, dweight, dh0, dc0, None if weight_hr is None else dweight_hr, None, None, None
+    return dgates, dweight, dh0, dc0, None if weight_hr is None else dweight_hr, None, None, None, None
 
 
 def _differentiable_gradients(ctx, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
     """The same gradients through the oracle, so that they can be differentiated again."""
-    inputs = ctx.saved_tensors[:6]
+    inputs = ctx.saved_tensors[:7]
     wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
     outputs = naive.lstm_scan(*inputs)
     found = iter(torch.autograd.grad(outputs, wanted, (grad_hidden, grad_c), create_graph=True, allow_unused=True))
-    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:6])
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:7])
 
 
 _scan.register_autograd(_gradients, setup_context=_setup_context)
-
-
-def lstm_scan(
-    gates: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None = None,
-    hidden_mask: Tensor | None = None,
-    *,
-    compiled: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Same contract as :func:`eru.recurrence.naive.lstm_scan`; ``hidden_mask`` gets no gradient.
-
-    With ``compiled`` the element-wise work is :mod:`eru.kernels`'s, in float32 or bfloat16.
-    """
-    tensors = (gates, weight_hh, h0, c0, weight_hr)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    hidden, c, _, _ = _scan(gates, weight_hh, h0, c0, weight_hr, hidden_mask, keep, compiled)
-    return hidden, c

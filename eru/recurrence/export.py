@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
-from eru.recurrence.naive import lstm_step
+from eru.recurrence.naive import at, lstm_step
 
 
 def lstm_scan(
@@ -13,13 +13,14 @@ def lstm_scan(
     c0: Tensor,
     weight_hr: Tensor | None = None,
     hidden_mask: Tensor | None = None,
+    ends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Same contract as :func:`eru.recurrence.naive.lstm_scan`."""
+    """The contract of :func:`eru.recurrence.naive.lstm_scan`."""
 
-    def step(state: tuple[Tensor, Tensor], gate: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def step(state: tuple[Tensor, Tensor], gate: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
         h, c = lstm_step(gate, weight_hh, *state, weight_hr, hidden_mask)
         # Outputs of the traced step must not alias each other.
-        return (h, c), h.clone()
+        return (h, c), (h.clone(),) if ends is None else (h.clone(), c.clone())
 
-    (_, c), hidden = scan(step, (h0.clone(), c0.clone()), gates)
-    return hidden, c
+    (_, c), (hidden, *cells) = scan(step, (h0.clone(), c0.clone()), gates)
+    return hidden, c if ends is None else at(ends, cells[0])

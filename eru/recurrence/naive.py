@@ -27,10 +27,27 @@ def lstm_scan(
     c0: Tensor,
     weight_hr: Tensor | None = None,
     hidden_mask: Tensor | None = None,
+    ends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """All steps of gates (T, B, 4H): the hidden states (T, B, H or P) and the last cells (B, H)."""
-    h, c, hidden = h0, c0, []
+    """All steps of gates (T, B, 4H).
+
+    Returns:
+        The hidden states (T, B, H or P), and the cells (B, H) after each sequence's last step: the one that ``ends``
+        (B,) names, or T - 1.
+    """
+    h, c, hidden, cells = h0, c0, [], []
     for gate in gates.unbind(0):
         h, c = lstm_step(gate, weight_hh, h, c, weight_hr, hidden_mask)
         hidden.append(h)
-    return torch.stack(hidden), c
+        cells.append(c)
+    return torch.stack(hidden), c if ends is None else at(ends, torch.stack(cells))
+
+
+def at(ends: Tensor, x: Tensor) -> Tensor:
+    """Of each sequence of x (T, B, F) the step that ``ends`` (B,) names: (B, F).
+
+    Example:
+        >>> at(torch.tensor([0, 2]), torch.arange(6).view(3, 2, 1)).flatten()
+        tensor([0, 5])
+    """
+    return x.gather(0, ends.view(1, -1, 1).expand(1, -1, x.shape[2])).squeeze(0)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eru import ERU
-from eru.gates import SequenceEESP
+from eru import ERU, EESPGates
 from eru.lm.evaluate import evaluate
 from eru.lm.recipes import build_model, make_recipe
 from eru.lm.text.tokenizer import build_tokenizer
@@ -34,20 +33,20 @@ def forms(input_maps):
 
 
 def test_without_a_slope_change_activations_do_nothing(forms):
-    active, plain = forms.Activated(12, 4 * 16).double(), SequenceEESP(12, 4 * 16).double()
+    active, plain = forms.Activated(12, 4 * 16).double(), EESPGates(12, 4 * 16).double()
     assert sum(isinstance(module, torch.nn.PReLU) for module in active.modules()) == 2
     plain.load_state_dict(active.state_dict(), strict=False)
     x = torch.randn(5, 3, 12, dtype=torch.float64)
     assert not torch.allclose(active(x), plain(x))
     for name, parameter in active.named_parameters():
-        if "layers" in name:
+        if "activation" in name:
             torch.nn.init.ones_(parameter)
     torch.testing.assert_close(active(x), plain(x))
 
 
 @pytest.mark.parametrize("width", [16, 12])
 def test_the_residual_adds_the_input_to_every_gate_of_its_width(forms, width):
-    residual, plain = forms.Residual(16, 4 * width).double(), SequenceEESP(16, 4 * width).double()
+    residual, plain = forms.Residual(16, 4 * width).double(), EESPGates(16, 4 * width).double()
     plain.load_state_dict(residual.state_dict())
     x = torch.randn(5, 3, 16, dtype=torch.float64)
     added = (residual(x) - plain(x)).unflatten(-1, (4, width))
@@ -68,7 +67,7 @@ def test_a_grouped_map_reads_its_quarter(forms):
 
 def test_the_shared_reduce_is_an_eesp_whose_gates_agree(forms):
     """Where an EESP's gates all hold one reduce and one set of branches, its grouped reduce is a sparse dense one."""
-    shared, unit = forms.SharedReduce(12, 4 * 32).double(), SequenceEESP(12, 4 * 32).double()
+    shared, unit = forms.SharedReduce(12, 4 * 32).double(), EESPGates(12, 4 * 32).double()
     reduce, taps = torch.randn(4, 2, 3).double(), torch.randn(4, 4, 3).double()  # per group; per branch and group
     for branch, weight in zip(shared.branches, taps, strict=True):
         branch.weight.data = weight.unsqueeze(1)
@@ -90,10 +89,39 @@ def test_all_models_are_of_one_size(input_maps, forms, recipe):
             assert abs(sum(p.numel() for p in model.parameters()) / wanted - 1) < 0.004, form
 
 
+@pytest.mark.parametrize("pieces", [(11,), (5, 1, 2, 3)])
+def test_over_time_the_branches_see_the_past_across_calls(forms, pieces):
+    """Against a convolution padded with zeros before the first step."""
+    rnn = forms.OverTimeERU(6, 8).double()
+    unit = rnn.cells["l0"].input_transform
+    torch.nn.init.normal_(unit.branch_weight)
+    x, state, outputs, gates = torch.randn(11, 2, 6, dtype=torch.float64), None, [], []
+    unit.register_forward_hook(lambda *call: gates.append(call[2]))
+    for piece in x.split(pieces):
+        output, state = rnn(piece, state)
+        outputs.append(output)
+    assert state[2].shape == (8, 2, 4, unit.width)
+    reduced = unit._reduce(x.flatten(0, 1)).view(4, 11, 2, -1).permute(2, 0, 3, 1).flatten(1, 2)  # (B, S d, T)
+    fused, total = [], 0
+    for weight, d in zip(unit.branch_weight.chunk(4), unit.dilations, strict=True):
+        padded = torch.nn.functional.pad(reduced, (2 * d, 0))
+        total = total + torch.nn.functional.conv1d(padded, weight, dilation=d, groups=reduced.shape[1])
+        fused.append(total.unflatten(1, (4, -1)))
+    rows = torch.stack(fused).permute(0, 4, 1, 2, 3).flatten(1, 2)
+    torch.testing.assert_close(torch.cat(gates).flatten(0, 1), unit._expand(rows).transpose(0, 1).flatten(1))
+    torch.testing.assert_close(torch.cat(outputs), rnn(x)[0])
+
+
+def test_over_time_only_the_tap_of_the_present_starts_nonzero(forms):
+    taps = forms.OverTime(16, 64).branch_weight.detach()
+    assert taps[..., 2].all()
+    assert not taps[..., :2].any()
+
+
 def test_every_map_learns_in_a_layer(forms):
     x = torch.randn(7, 2, 8)
     for form, make in forms.FORMS.items():
-        layer = ERU(8, 16, input_transform=make)
+        layer = forms.OverTimeERU(8, 16) if form == "time" else ERU(8, 16, input_transform=make)
         output, _ = layer(x)
         output.square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in layer.parameters()), form

@@ -1,0 +1,46 @@
+"""The fast way on GPUs: torch's own fused LSTM, whose input product is replaced by an identity.
+
+A library's kernel (cuDNN's, MIOpen's, Apple's) needs no tuning of ours. It computes its input gates as a product of
+its input with a matrix; with the identity as that matrix, our gates pass through it.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+def lstm_scan(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None = None,
+    ends: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The contract of :func:`eru.recurrence.naive.lstm_scan`, without a mask and with cells in the gates' type."""
+    identity = torch.eye(gates.shape[2], device=gates.device, dtype=gates.dtype)
+    weights = [identity, weight_hh, *([] if weight_hr is None else [weight_hr])]
+    h0, c0 = h0.unsqueeze(0), c0.to(gates.dtype).unsqueeze(0)
+    train = torch.is_grad_enabled() and any(x.requires_grad for x in (gates, h0, c0, *weights))
+    # has_biases, num_layers, dropout, train, bidirectional
+    options = (False, 1, 0.0, train, False)
+    if ends is None:
+        with _quiet():
+            hidden, _, c = torch.lstm(gates, (h0, c0), weights, *options, False)
+        return hidden, c.squeeze(0)
+    # The fused kernel knows where sequences end only when they are packed: sorted by length, without padding.
+    order = ends.argsort(descending=True)
+    back = order.argsort()
+    packed = pack_padded_sequence(gates.index_select(1, order), (ends + 1).index_select(0, order).cpu())
+    start = h0.index_select(1, order), c0.index_select(1, order)
+    with _quiet():
+        data, _, c = torch.lstm(packed.data, packed.batch_sizes, start, weights, *options)
+    hidden, _ = pad_packed_sequence(packed._replace(data=data), total_length=gates.shape[0])
+    return hidden.index_select(1, back), c.index_select(1, back).squeeze(0)
+
+
+def _quiet() -> warnings.catch_warnings:
+    """Let pass that cuDNN copies our weights into one piece of memory at each call: they are drawn anew for each."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
