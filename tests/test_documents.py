@@ -99,7 +99,7 @@ def test_no_test_figure_and_no_ablation_is_kept_back():
 def workplace(tmp_path, monkeypatch):
     """A folder to run programs in, with the published file and the photograph that they read, and a little text."""
     for split in ("train", "valid", "test"):
-        (tmp_path / f"{split}.txt").write_text("the company said it had said no .\n" * 100)
+        (tmp_path / f"{split}.txt").write_text("the company said it had said no .\n" * 40)
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "astronaut.jpg", tmp_path / "docs")
     if reference := os.environ.get("ERU_REFERENCE"):
