@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 from PIL.Image import Image
 
+import vision
 from eru.storage import atomic_write
-from vision.pictures import open_picture
-from vision.predict import load_predictor
 
 FOLDER = Path(__file__).parent
 WIDTH, HEIGHT, DPI = 1800, 800, 150  # README shows it at half this width
@@ -127,9 +126,8 @@ def draw_cell(diagram: Diagram, top: float) -> None:
 
 def overlay(weights: str) -> Image:
     """The photograph with the classes that the segmentation network finds in it."""
-    photograph = open_picture(FOLDER / "astronaut.jpg")
-    answer = load_predictor("espnetv2_200_seg_voc", weights)(photograph)
-    return answer.render(photograph)[".png"]
+    predict = vision.load_predictor("espnetv2_200_seg_voc", weights)
+    return predict(FOLDER / "astronaut.jpg").render()[".png"]
 
 
 def draw(picture: Image) -> Figure:

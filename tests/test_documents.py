@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -107,6 +108,15 @@ def workplace(tmp_path, monkeypatch):
         shutil.copy(f"{reference}/weights/espnetv2_s_2.0_pascal_384x384.pth", tmp_path / "cache" / "weights")
     monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.skipif("ERU_REFERENCE" not in os.environ, reason="needs the authors' weights: set ERU_REFERENCE")
+@pytest.mark.usefixtures("workplace")
+def test_the_picture_can_be_drawn_anew(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    importlib.import_module("pictures").main(["--out", "overview.png"])
+    new, kept = (Image.open(path) for path in ("overview.png", ROOT / "docs" / "overview.png"))
+    assert new.size == kept.size == (1800, 800)
 
 
 def masked(text):
