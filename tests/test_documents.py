@@ -96,6 +96,14 @@ def test_no_test_figure_and_no_ablation_is_kept_back():
     assert {f"{perplexity:.2f}" for perplexity in held} <= set(re.findall(r"\d+\.\d\d", told))
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_file_that_a_document_names_is_there(document):
+    text = document.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:eru|eru_cli|vision|benchmarks|examples|docs)/[\w/-]+\.(?:py|c|md|png|jpg)\b", text))
+    linked = {(document.parent / path).relative_to(ROOT) for path in re.findall(r"\]\((?!http)([^)#]+)\)", text)}
+    assert [path for path in sorted(map(str, named | linked)) if not (ROOT / path).exists()] == []
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder to run programs in, with the published file and the photograph that they read, and a little text."""
