@@ -16,7 +16,7 @@ from typing import Any
 
 from environment import RESULTS, environment
 
-from eru.lm.evaluate import evaluate_run, perplexity_of
+from eru.lm.evaluate import evaluate, perplexity_of
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import TRAINED, LanguageModelRun, open_run
 from eru.lm.text.corpus import Corpus, load_corpus
@@ -96,10 +96,10 @@ def result_of(run: LanguageModelRun, corpus: Corpus, device: str, *, test: bool)
         "parameters": sum(p.numel() for p in run.build_model().parameters()),
         "epochs": len(epochs),
         "seconds": round(sum(row["seconds"] for row in epochs), 1),
-        "exact_valid_perplexity": round(evaluate_run(run, corpus, "valid", device=device).perplexity, 2),
+        "exact_valid_perplexity": round(evaluate(run, "valid", data=corpus, device=device).perplexity, 2),
     }
     if test:
-        result["exact_test_perplexity"] = round(evaluate_run(run, corpus, "test", device=device).perplexity, 2)
+        result["exact_test_perplexity"] = round(evaluate(run, "test", data=corpus, device=device).perplexity, 2)
     return {**result, "evaluations": [], "course": epochs}
 
 

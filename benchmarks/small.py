@@ -12,9 +12,8 @@ from pathlib import Path
 
 from environment import write_result
 
-from eru.lm.evaluate import evaluate_run
+from eru.lm.evaluate import evaluate
 from eru.lm.recipes import make_recipe
-from eru.lm.run_folder import open_run
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.train import train
 
@@ -24,7 +23,7 @@ def measure(cell: str, corpus: Corpus, folder: Path) -> dict[str, object]:
     result = train(make_recipe("small", cell=cell), corpus, folder, resume=True)
     row = asdict(result) | {"cell": cell, "run": folder.name}
     for split in ("valid", "test"):
-        row[f"exact_{split}_perplexity"] = round(evaluate_run(open_run(folder), corpus, split).perplexity, 2)
+        row[f"exact_{split}_perplexity"] = round(evaluate(folder, split, data=corpus).perplexity, 2)
     return row
 
 

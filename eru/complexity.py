@@ -15,9 +15,10 @@ class Stage:
     """A part of a model.
 
     Attributes:
-        name: of the submodule; ``""`` for what the model holds and computes outside of its submodules.
-        parameters: numbers in its parameters, each shared one counted where it appears first.
-        multiply_adds: of its matrix products and convolutions for the given input; element-wise work is not counted.
+        name: Name of the submodule; ``""`` for what the model holds and computes outside of its submodules.
+        parameters: Numbers in its parameters; a shared one is counted where it appears first.
+        multiply_adds: Multiply-adds of its matrix products and convolutions for the given input; element-wise work is
+            not counted.
     """
 
     name: str
@@ -38,11 +39,11 @@ def stages(
     A copy of the model runs once on the meta device, so nothing is computed and nothing of the model changes.
 
     Args:
-        module: any module; it is counted in evaluation mode.
-        shapes: of its input tensors.
-        depth: levels of submodules told apart.
-        integer: the inputs are ids rather than numbers.
-        method: what is run, where not all of a model's ``forward`` is its arithmetic.
+        module: Any module; it is counted in evaluation mode.
+        shapes: Shapes of its input tensors.
+        depth: Levels of submodules that are told apart.
+        integer: Whether the inputs are ids rather than numbers.
+        method: The method that is run, where not all of a model's ``forward`` is its arithmetic.
 
     Returns:
         Stages in the order of the model; their sums are the model's own counts.

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from eru.cell import ERUCell, InputTransform, State, call_as_leaf, check_state
+from eru.lengths import check_lengths, flip, without_padding
 from eru.lstm_names import LSTMNames
-from eru.recurrence import Backend, is_transformed, lstm_scan
+from eru.recurrence import Backend, lstm_scan
 
 
 class ERU(LSTMNames):
@@ -200,7 +201,7 @@ class ERU(LSTMNames):
         if x.shape[0] < 1:
             raise ValueError(f"input of shape {tuple(input.shape)}: at least one step is needed")
         start = self._start(x, hx, batched)
-        output, (h, c) = self._run(x, start, None if lengths is None else _check_lengths(lengths, x))
+        output, (h, c) = self._run(x, start, None if lengths is None else check_lengths(lengths, x))
         if not batched:
             return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
         return (output.transpose(0, 1) if self.batch_first else output), (h, c)
@@ -229,17 +230,15 @@ class ERU(LSTMNames):
     def _run(self, x: Tensor, start: State, lengths: Tensor | None) -> tuple[Tensor, State]:
         """All layers and directions over (T, B, M)."""
         if lengths is not None:
-            # Padding may hold anything, NaN too: it must reach neither an output nor a gradient.
-            steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-            x = x.masked_fill((steps >= lengths).unsqueeze(2), 0)
+            x = without_padding(x, lengths)
         ends: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in self._directions:
                 cell = self._cells[f"l{layer}{direction}"]
                 h, c = (part[len(ends)] for part in start)
-                y, end = cell(_flip(x, lengths) if direction else x, (h, c), scan=partial(self._scan, lengths=lengths))
-                outputs.append(_flip(y, lengths) if direction else y)
+                y, end = cell(flip(x, lengths) if direction else x, (h, c), scan=partial(self._scan, lengths=lengths))
+                outputs.append(flip(y, lengths) if direction else y)
                 ends.append(end)
             x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
             if layer + 1 < self.num_layers:
@@ -285,25 +284,3 @@ def drop_weight(weight: Tensor, p: float) -> Tensor:
     if not 0 < p < 1:
         return F.dropout(weight, p) if p else weight
     return weight * (torch.rand_like(weight) >= p).to(weight.dtype).div_(1 - p)
-
-
-def _check_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
-    steps, batch, _ = x.shape
-    lengths = torch.as_tensor(lengths, dtype=torch.int64, device=x.device)
-    if lengths.shape != (batch,):
-        raise ValueError(f"lengths of shape {tuple(lengths.shape)}: expected ({batch},), one a sequence")
-    # Neither a compiler nor vmap can look at values.
-    if torch.compiler.is_compiling() or is_transformed():
-        return lengths
-    if bool(((lengths < 1) | (lengths > steps)).any()):
-        raise ValueError(f"lengths={lengths.tolist()}: each must be from 1 to the number of steps, {steps}")
-    return lengths
-
-
-def _flip(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Reverse (T, B, features) in time, each sequence within its own length."""
-    if lengths is None:
-        return x.flip(0)
-    steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-    index = torch.where(steps < lengths, lengths - 1 - steps, steps)
-    return x.gather(0, index.unsqueeze(-1).expand_as(x))

@@ -1,4 +1,4 @@
-"""What is written to the disk: files and folders that are whole or not there, and the user's cache folder."""
+"""Files and folders on the disk that are complete or not there, and the user's cache folder."""
 
 import http.client
 import json
@@ -15,13 +15,70 @@ __all__ = [
     "atomic_write",
     "cache_dir",
     "download",
+    "draft_of",
     "make_cache_folder",
     "new_folder",
     "read_json",
     "write_json",
 ]
 
-_TIMEOUT = 30.0  # seconds
+_TIMEOUT = 30.0  # Seconds.
+
+
+@contextmanager
+def draft_of(path: str | Path) -> Iterator[Path]:
+    """Make a file or a folder under another name; it takes ``path`` only once it is complete and on the disk.
+
+    A reader, or a run that is killed at any moment, finds what was there before or what is there now, never a part.
+    A file takes the place of an older one. Several processes may make the same folder at once: the first to finish
+    wins, and what the others made is dropped.
+
+    Args:
+        path: The final name. Its folder must exist.
+
+    Yields:
+        A free name in the same folder. If the body raises, what it made there is removed and ``path`` stays as it was.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "copy"
+        >>> with draft_of(path) as draft:
+        ...     _ = shutil.copy(__file__, draft)
+        ...     path.exists()
+        False
+        >>> path.exists()
+        True
+    """
+    path = Path(path)
+    # The name is not one of tempfile's, whose files only their owner can read: a run folder is often read by a group.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield draft
+        for written in (*draft.rglob("*"), draft):
+            _flush(written)
+        try:
+            draft.replace(path)
+        except OSError:
+            if not (draft.is_dir() and path.is_dir()):
+                raise
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Put the content of a file, or the names in a folder, on the disk."""
+    windows = os.name == "nt"  # It can neither open a folder nor flush a file that is open for reading only.
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @overload
@@ -30,20 +87,17 @@ def atomic_write(path: str | Path, mode: Literal["w"] = "w") -> AbstractContextM
 def atomic_write(path: str | Path, mode: Literal["wb"]) -> AbstractContextManager[BinaryIO]: ...
 @contextmanager
 def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[Any]:
-    """Open a file for writing that replaces `path` only once it is complete and on the disk.
-
-    A reader, or a run that is killed at any moment, sees the old file or the new one, never a part. If the
-    body raises, `path` stays as it was and nothing is left beside it.
+    """Open a file for writing that replaces ``path`` as `draft_of` does: complete, or not at all.
 
     Args:
         path: The file to write. Its folder must exist.
-        mode: `"w"` for text (UTF-8) or `"wb"` for bytes.
+        mode: ``"w"`` for text (UTF-8) or ``"wb"`` for bytes.
 
     Yields:
-        The open temporary file, in the same folder as `path`.
+        The open file.
 
     Raises:
-        ValueError: If `mode` is neither `"w"` nor `"wb"`.
+        ValueError: The mode is another one.
 
     Example:
         >>> import tempfile
@@ -54,50 +108,40 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[A
         'whole'
     """
     if mode not in ("w", "wb"):
-        raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
-    target = Path(path)
-    temporary = _draft_of(target)
-    try:
-        with temporary.open(mode, encoding="utf-8" if mode == "w" else None) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+        raise ValueError(f"mode={mode!r}: must be 'w' or 'wb'")
+    with draft_of(path) as draft, draft.open(mode, encoding="utf-8" if mode == "w" else None) as file:
+        yield file
 
 
-def _draft_of(path: Path) -> Path:
-    """A new name beside a path, hidden, for what is not complete yet.
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder of the cache that appears under its name as `draft_of` says: complete, or not at all.
 
-    Not tempfile's: its files are private to the user, and a run folder is often read by a group.
+    Args:
+        folder: The final name. Its parents are made where they are missing.
+
+    Yields:
+        An empty folder to be filled with files.
+
+    Raises:
+        ValueError: The folder's parent cannot be made, or not be written.
     """
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the renaming itself on the disk, where the system can open a folder (Windows cannot)."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    make_cache_folder(folder.parent)
+    with draft_of(folder) as draft:
+        draft.mkdir()
+        yield draft
 
 
 def write_json(path: str | Path, obj: Any) -> None:
-    """Write `obj` as indented JSON, atomically.
+    """Write a value as indented JSON, complete or not at all.
 
     Args:
         path: The file to write.
         obj: Dicts with string keys, lists, strings, finite numbers, booleans and None. Tuples become lists.
 
     Raises:
-        ValueError: If `obj` holds NaN or an infinity, which JSON cannot express.
-        TypeError: If `obj` holds anything else that JSON cannot express.
+        ValueError: The value holds NaN or an infinity, which JSON cannot express.
+        TypeError: The value holds anything else that JSON cannot express.
 
     Example:
         >>> import tempfile
@@ -121,7 +165,7 @@ def read_json(path: str | Path) -> Any:
         What the file holds.
 
     Raises:
-        ValueError: If the file cannot be read or is not JSON; the message names it.
+        ValueError: The file cannot be read, or it is not JSON.
 
     Example:
         >>> read_json("nowhere/config.json")
@@ -137,7 +181,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def cache_dir() -> Path:
-    """Where what is made or fetched once is kept: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``.
+    """The folder for what is made or fetched once: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``.
 
     Example:
         >>> from unittest.mock import patch
@@ -151,7 +195,7 @@ def cache_dir() -> Path:
 
 
 def make_cache_folder(folder: Path) -> None:
-    """Make a folder and its parents where they are missing.
+    """Make a folder of the cache and its parents where they are missing.
 
     Raises:
         ValueError: The folder cannot be made, or not be written.
@@ -164,44 +208,12 @@ def make_cache_folder(folder: Path) -> None:
         raise ValueError(f"{folder} is not writable; $ERU_CACHE_DIR moves the cache")
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder that appears under its name only when it is complete.
-
-    Several processes may fill the same folder at once: the first to finish wins, the others' work is dropped.
-
-    Args:
-        folder: The final name; its parents are made.
-
-    Yields:
-        An empty folder beside it, to be filled with files; an exception in the ``with`` block leaves nothing.
-
-    Raises:
-        ValueError: The folder's parent cannot be made, or not be written.
-    """
-    make_cache_folder(folder.parent)
-    draft = _draft_of(folder)
-    draft.mkdir()
-    try:
-        yield draft
-        for file in draft.iterdir():
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def download(url: str, *, limit: int) -> bytes:
     """Fetch a small file.
 
     Args:
-        url: Where it is.
-        limit: Bytes at most, so that no server fills the memory.
+        url: The address of the file.
+        limit: The most bytes to take, so that no server fills the memory.
 
     Raises:
         OSError: The server cannot be reached, refuses, or breaks off.

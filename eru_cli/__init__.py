@@ -1,5 +1,6 @@
 """The command line: every command parses, calls one library function and prints the answer."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ class _Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> None:
         """Run the command that ``args`` name, and exit."""
         extra["standalone_mode"] = False
+        # What a terminal's encoding lacks is shown as an escape, as stderr does, in place of an error that loses all.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             sys.exit(super().main(args, **extra) or 0)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -7,12 +7,12 @@ from typing import Any
 import click
 import torch
 
-from eru.lm.adapt.search import make_grid, parse_values
-from eru.lm.evaluate import Report, evaluate_run
-from eru.lm.generate import generate_text
+from eru.lm.adapt.search import default_grid, parse_values
+from eru.lm.evaluate import evaluate
+from eru.lm.generate import generate, lacking
 from eru.lm.job import time_limit
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
-from eru.lm.run_folder import LanguageModelRun, open_run
+from eru.lm.run_folder import open_run
 from eru.lm.text.corpus import load_corpus
 from eru.lm.train import train
 from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say, speaks
@@ -83,7 +83,7 @@ def lm_train(
         return
     run = open_run(folder)
     if run.folder.weights_path.exists():
-        say(f"sample: {generate_text(run, '', 60, temperature=0.8, seed=plan.seed)}")
+        say(f"sample: {generate(run, '', 60, temperature=0.8, seed=plan.seed)}")
     if not result.finished:
         say(f"stopped after step {result.steps}, {result.epochs} epochs complete: go on with --resume")
     text = (
@@ -135,44 +135,19 @@ def lm_eval(
 
     RUN may also be the name of a trained model that comes with the package: ptb-awd-7m.
     """
-    place = resolve_device(device)
     values = dict(parse_values(text) for text in fields)
     if temperature not in (None, "auto"):
         values |= [parse_values(f"temperature={temperature}")]
     asked = {"dynamic": dynamic, "cache": cache, "temperature": temperature is not None}
-    grid = make_grid(*(part for part, wanted in asked.items() if wanted), **values)
-    opened = open_run(run)
-    name, fingerprint = _trained_on(opened)
-    corpus = load_corpus(data or name, data_dir)
-    if data is None and corpus.fingerprint != fingerprint:
-        say(f"note: {corpus.name} is not the text that this run was trained on")
+    grid = default_grid(*(kind for kind, wanted in asked.items() if wanted), **values)
     if grid.learns:
         say("dynamic evaluation: first the gradients of the whole training text, then a step every five tokens")
-    report = evaluate_run(opened, corpus, split, grid=grid, choose_tokens=choose_tokens, device=place)
-    text = (
-        f"{corpus.name} {split}: perplexity {report.perplexity:.2f} over {report.tokens:,} "
-        f"{opened.recipe.tokenizer} tokens ({report.word_perplexity:.2f} per word), "
-        f"{report.bits_per_byte:.3f} bits per byte"
+    report = evaluate(
+        run, split, data=data, data_dir=data_dir, grid=grid, choose_tokens=choose_tokens, device=resolve_device(device)
     )
-    answer(asdict(report), as_json, text + (_adaptation(report) if any(asked.values()) else ""))
-
-
-def _adaptation(report: Report) -> str:
-    """What was adapted, and how it was chosen, as further lines."""
-    text = "\nadapted with " + ", ".join(f"{name}={value:g}" for name, value in report.adaptation.items())
-    if report.valid_perplexity is not None:
-        text += (
-            f"\nchosen on the first {report.chosen_on:,} validation tokens, perplexity {report.valid_perplexity:.2f}"
-        )
-    return text
-
-
-def _trained_on(run: LanguageModelRun) -> tuple[str, str]:
-    """Name and fingerprint of the corpus in the run's config."""
-    try:
-        return run.folder.config["data"]["name"], run.folder.config["data"]["fingerprint"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{run.folder.config_path} does not name the corpus of its training: {error}") from error
+    for note in report.notes:
+        say(f"note: {note}")
+    answer(asdict(report), as_json, str(report))
 
 
 @click.command("lm-generate")
@@ -200,8 +175,12 @@ def lm_generate(
 
     By default with the trained model that comes with the package, ptb-awd-7m: lower-case newspaper English.
     """
-    text = generate_text(
-        open_run(run),
+    opened = open_run(run)
+    if words := lacking(opened, prompt):
+        others = f" and {len(words) - 5} others" if len(words) > 5 else ""
+        say(f"note: the vocabulary lacks {', '.join(map(repr, words[:5]))}{others}, which the model reads as unknown")
+    text = generate(
+        opened,
         prompt,
         tokens,
         temperature=temperature,

@@ -1,18 +1,101 @@
 """Sampling text from a language model."""
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from eru.inference import optimize
 from eru.lm.model import LanguageModel
-from eru.lm.run_folder import LanguageModelRun
+from eru.lm.run_folder import LanguageModelRun, open_run
+
+
+def generate(
+    run: LanguageModelRun | str | Path,
+    prompt: str,
+    tokens: int = 100,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> str:
+    """Continue a text with a trained model; the unknown word is never made.
+
+    Args:
+        run: A run, its folder, or the name of a trained model of the package.
+        prompt: The text to continue, from the start of a line; it may be empty and have several lines. It is part of
+            what is returned, with what the vocabulary lacks (see `lacking`) as the tokenizer writes it.
+        tokens: How many tokens to add.
+        temperature: Divides the logits: below 1 the text is likelier, and 0 always takes the likeliest token.
+        top_k: Sample from the k likeliest tokens only; None for all.
+        top_p: Sample from the likeliest tokens that together reach this probability only; None for all.
+        seed: For the same text again; None draws from torch's global generator of the CPU.
+        device: Where to compute.
+
+    Raises:
+        TypeError: The prompt is not a string.
+        ValueError: There is no such run, it has no weights yet, the prompt is not UTF-8 text, or a number is out of
+            range.
+
+    Example:
+        >>> generate("ptb-awd-7m", "the company said", tokens=5, seed=1).startswith("the company said")
+        True
+    """
+    run = run if isinstance(run, LanguageModelRun) else open_run(run)
+    tokenizer = run.tokenizer
+    first, *more = _lines(prompt)
+    start = tokenizer.encode(first)
+    for line in more:
+        start += [tokenizer.eos, *tokenizer.encode(line)]
+    made = generate_tokens(
+        run.load_model(device),
+        [tokenizer.eos, *start],  # What a line starts with is learned from the end of the line before it.
+        tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        banned=[tokenizer.unknown],
+    )
+    return tokenizer.decode([*start, *made])
+
+
+def lacking(run: LanguageModelRun, prompt: str) -> list[str]:
+    """The words (or characters, where these are the tokens) of a prompt that a vocabulary lacks, each once.
+
+    Args:
+        run: The run with the vocabulary.
+        prompt: The text.
+
+    Raises:
+        TypeError: The prompt is not a string.
+        ValueError: The prompt is not UTF-8 text.
+
+    Example:
+        >>> lacking(open_run("ptb-awd-7m"), "the zebra said")
+        ['zebra']
+    """
+    return list(dict.fromkeys(unit for line in _lines(prompt) for unit in run.tokenizer.lacking(line)))
+
+
+def _lines(prompt: str) -> list[str]:
+    """The lines of a prompt, which end where those of a corpus do: with the newline of any system."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"prompt={prompt!r}: must be a string")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"prompt={prompt!r}: is not UTF-8 text") from error
+    return re.split("\r\n|\r|\n", prompt)
 
 
 @torch.no_grad()
-def generate(
+def generate_tokens(
     model: LanguageModel,
     prompt: Sequence[int],
     tokens: int,
@@ -26,24 +109,24 @@ def generate(
     """Continue a prompt token by token.
 
     Args:
-        model: it stays as it is, in its own mode; its inference form does the work.
-        prompt: ids to start from, at least one.
-        tokens: how many to add.
-        temperature: divides the logits; 0 always takes the likeliest token.
-        top_k: keep the k likeliest tokens; ``None`` for all.
-        top_p: keep the likeliest tokens that together reach this probability; ``None`` for all.
-        seed: of the sampling; ``None`` draws from torch's global generator of the CPU.
-        banned: ids that are never sampled, such as the unknown word.
+        model: The model, which stays as it is, in its own mode; its inference form does the work.
+        prompt: Ids to start from, at least one.
+        tokens: How many to add.
+        temperature: What `generate` takes, like the next three.
+        top_k: The number of tokens to sample from.
+        top_p: The probability of the tokens to sample from.
+        seed: The seed of the sampling.
+        banned: Ids that are never sampled, such as the unknown word.
 
     Returns:
         The new ids, without the prompt.
 
     Raises:
-        ValueError: an empty prompt, a number out of range, or every token banned.
+        ValueError: The prompt is empty, a number is out of range, or every token is banned.
 
     Example:
         >>> model = LanguageModel(10, 8, 8)
-        >>> generate(model, [1], 3, seed=0) == generate(model, [1], 3, seed=0)
+        >>> generate_tokens(model, [1], 3, seed=0) == generate_tokens(model, [1], 3, seed=0)
         True
     """
     _check_ids(prompt, banned, model.vocab_size)
@@ -56,7 +139,7 @@ def generate(
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: must be above 0 and at most 1")
     device = model.embedding.weight.device
-    # Sampling is on the CPU and in float64: the same seed gives the same text everywhere, at any temperature.
+    # Sampling is on the CPU and in float64, so that a seed gives the same text everywhere, at any temperature.
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     fed, state = torch.tensor(prompt, device=device).unsqueeze(1), None
     made: list[int] = []
@@ -69,60 +152,20 @@ def generate(
         if temperature == 0:
             token = scores.argmax()
         else:
-            scores = (scores - scores.max()) / temperature
+            scores = (scores - scores.max()) / temperature  # The largest is 0, at the smallest temperature too.
             token = torch.multinomial(truncate(scores, top_k, top_p).softmax(dim=-1), 1, generator=generator)
         made.append(int(token))
         fed = token.view(1, 1).to(device)
     return made
 
 
-def generate_text(
-    run: LanguageModelRun,
-    prompt: str,
-    tokens: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    device: str = "cpu",
-) -> str:
-    """Continue a text with a run's saved weights; the unknown word is never made.
+def truncate(scores: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Set the scores of all tokens that are not to be sampled to minus infinity.
 
     Args:
-        run: a trained run.
-        prompt: at the start of a line; it is part of what is returned, its unknown words as the tokenizer writes them.
-        tokens: how many to add.
-        temperature: see :func:`generate`.
-        top_k: see :func:`generate`.
-        top_p: see :func:`generate`.
-        seed: see :func:`generate`.
-        device: where to compute.
-
-    Raises:
-        ValueError: a number out of range, or no weights yet.
-    """
-    tokenizer = run.tokenizer
-    first, *more = prompt.split("\n")
-    start = tokenizer.encode(first)
-    for line in more:
-        start += [tokenizer.eos, *tokenizer.encode(line)]
-    banned = () if tokenizer.unknown is None else (tokenizer.unknown,)
-    made = generate(
-        run.load_model(device),
-        [tokenizer.eos, *start],
-        tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        banned=banned,
-    )
-    return tokenizer.decode([*start, *made])
-
-
-def truncate(scores: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Scores (V,) with all but the ``top_k`` and the ``top_p`` nucleus at minus infinity.
+        scores: Logits of the tokens, of shape (V,).
+        top_k: How many of the likeliest tokens to keep; None for all.
+        top_p: The probability, among those that ``top_k`` keeps, that the kept ones must reach; None for all.
 
     Example:
         >>> truncate(torch.tensor([1.0, 3.0, 2.0]), top_k=2, top_p=None)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eru.lm.batches import Streams
 from eru.lm.card import model_card
-from eru.lm.evaluate import evaluate, perplexity_of
+from eru.lm.evaluate import evaluate_tokens, perplexity_of
 from eru.lm.job import Job, Precision
 from eru.lm.model import Features, LanguageModel, detach
 from eru.lm.ngram import bigram_perplexity, unigram_perplexity
@@ -348,7 +348,7 @@ def _end_epoch(job: Job, training: Training, complete: bool, progress: Progress)
 
 def _validation_loss(job: Job, model: LanguageModel) -> float:
     """Mean loss of the validation text, read in as many streams as the training text."""
-    found = evaluate(model, job.valid, batch_size=job.recipe.batch_size)
+    found = evaluate_tokens(model, job.valid, batch_size=job.recipe.batch_size)
     return job.ranks.mean(found.loss)
 
 

@@ -96,8 +96,8 @@ def lstm_scan(
     c = c.to(c0.dtype)
     if ends is None:
         return hidden, (hidden[-1], c)
-    behind = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1) > ends  # (T, B)
-    hidden = hidden.masked_fill(behind.unsqueeze(2), 0)
+    behind = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1) > ends
+    hidden = hidden.masked_fill(behind.unsqueeze(2), 0)  # (T, B, 1) over the features
     return hidden, (naive.at(ends, hidden), c)
 
 

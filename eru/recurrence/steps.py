@@ -5,7 +5,8 @@
     dc += dm o (1 - tanh(c)^2)
     d(i, f, g) = dc (g i(1-i), c' f(1-f), i (1-g^2)),   d(o) = dm tanh(c) o(1-o),   dc' = dc f
 
-where m is the state before the projection, c' the cells one step earlier, and the d(...) are of the raw gates.
+Here m is the hidden state before the projection, c' are the cells one step earlier, and d(i, f, g) and d(o) are the
+gradients of the raw gates.
 """
 
 import torch
@@ -17,7 +18,11 @@ _through_sigmoid, _through_tanh = torch.ops.aten.sigmoid_backward, torch.ops.ate
 def lstm_forward(
     gates: Tensor, recurrent: Tensor, before: Tensor, activated: Tensor, cells: Tensor, hidden: Tensor
 ) -> None:
-    """Two parts of the raw gates (B, 4H), cells before it (B, H) -> activated (B, 4, H), cells and hidden (B, H)."""
+    """Fill activated (B, 4, H), cells and hidden (B, H).
+
+    The raw gates are the sum of ``gates`` and ``recurrent``, both (B, 4H); ``before`` (B, H) are the cells one step
+    earlier.
+    """
     raw = torch.add(gates, recurrent).to(cells.dtype).view_as(activated)
     i, f, g, o = activated.unbind(1)
     torch.sigmoid(raw, out=activated)  # of g too, for one large operation takes all threads
@@ -30,7 +35,11 @@ def lstm_forward(
 def lstm_backward(
     grad_hidden: Tensor, grad_cells: Tensor, activated: Tensor, before: Tensor, cells: Tensor, grad_raw: Tensor
 ) -> None:
-    """Its gradient: of the raw gates into ``grad_raw`` (B, 4, H), of the cells before it into ``grad_cells``."""
+    """Fill ``grad_raw`` (B, 4, H) with the gradient of the raw gates, and turn ``grad_cells`` to the step before.
+
+    ``grad_cells`` (B, H) holds the gradient of this step's cells when it comes in, and that of the cells one step
+    earlier when it goes out.
+    """
     i, f, g, o = activated.unbind(1)
     grad_hidden, tanh_c = grad_hidden.to(cells.dtype), cells.tanh()
     grad_cells.addcmul_(grad_hidden, _through_tanh(o, tanh_c))

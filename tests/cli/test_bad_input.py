@@ -44,17 +44,32 @@ def spoil(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "has no"),
         (b"", "empty"),
         (b" \n\n \n", "empty"),
         (b"word\n", "at least 2"),
         (b"caf\xe9 au lait\n" * 9, "not UTF-8"),
     ],
-    ids=["missing", "empty", "blank", "one token", "latin-1"],
+    ids=["empty", "blank", "one token", "latin-1"],
 )
 def test_a_corpus_with_a_bad_file(train, spoil, tmp_path, split, content, said):
     refused(train("--epochs=1", data=spoil(split, content)), f"{split}.txt", said)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_corpus_without_a_file(train, spoil, tmp_path, split):
+    folder = spoil(split, None)
+    refused(train("--epochs=1", data=folder), folder, f"has no {split}.txt")
+    (folder / f"wiki.{split}.tokens").write_text("text")
+    refused(train("--epochs=1", data=folder), f"has no {split}.txt: rename or copy wiki.{split}.tokens to {split}.txt")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_without_test_text_can_be_trained_on(call, train, spoil, tmp_path):
+    folder, run = spoil("test", None), tmp_path / "run"
+    assert train("--max-steps=1", "--json", data=folder).json["steps"] == 1
+    refused(call("lm-eval", run), "split='test'", folder, "has no test.txt")
+    assert call("lm-eval", run, "--split=valid", "--json").json["split"] == "valid"
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "wikitext"])
@@ -288,6 +303,7 @@ def test_a_broken_tokenizer(call, run):
         ("lm-eval", ["--cache", "--choose-tokens=0"], ["choose_tokens=0", "at least 1"]),
         ("lm-eval", ["--choose-tokens=9"], ["choose_tokens=9", "nothing to choose"]),
         ("lm-generate", ["--device=tpu"], ["--device 'tpu'"]),
+        ("lm-generate", ["--prompt=a \udcff"], ["prompt='a \\udcff'", "UTF-8"]),
         ("lm-generate", ["--tokens=-1"], ["tokens=-1"]),
         ("lm-generate", ["--tokens=some"], ["--tokens", "some"]),
         ("lm-generate", ["--temperature=-1"], ["temperature=-1"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import eru
 from eru.lm.recipes import RECIPES, build_model, make_recipe
@@ -328,11 +329,41 @@ def test_generation_is_reproducible_and_greedy_at_its_limits(call, trained):
     assert likeliest != made("--seed=3")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "note"),
+    [
+        ("the cat", ""),
+        ("zebra the zebra", "the vocabulary lacks 'zebra', which"),
+        ("1 2 3 4 5\n6 7", "the vocabulary lacks '1', '2', '3', '4', '5' and 2 others, which"),
+    ],
+)
+def test_what_the_vocabulary_lacks_of_a_prompt_is_noted(call, trained, prompt, note):
+    answer = call("lm-generate", trained[0], "--prompt", prompt, "--tokens=3", "--seed=1")
+    assert (answer.code, bool(answer.err)) == (0, bool(note))
+    assert note in answer.err
+
+
+FOREIGN = ["你好 世界 Łódź “dash — quote” € naïve", "世界 🙂 Ωmega"] * 20
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp437"])
+def test_no_answer_is_lost_on_a_terminal_of_another_encoding(tmp_path, train, encoding):
+    corpus, run = tmp_path / "数据", str(tmp_path / "run")
+    corpus.mkdir()
+    for split in ("train", "valid", "test"):
+        (corpus / f"{split}.txt").write_text("\n".join(FOREIGN), encoding="utf-8")
+    train("--max-steps=1", data=corpus)
+    for command in (["lm-eval", run], ["lm-generate", run, "--seed=1", "--prompt=你好 naïve"]):
+        shown, plain = (CliRunner(charset=name).invoke(main, command) for name in (encoding, "utf-8"))
+        assert (shown.exit_code, plain.exit_code) == (0, 0)
+        assert shown.stdout_bytes == plain.stdout_bytes.decode().encode(encoding, "backslashreplace")
+        assert b"\\u" in shown.stdout_bytes
+
+
 def test_generation_answers_in_json(call, trained):
     answer = call("lm-generate", trained[0], "--prompt=zebra the", "--tokens=20", "--seed=1", "--json")
     assert answer.json["prompt"] == "zebra the"
     assert answer.json["text"].startswith("<unk> the")
-    assert answer.err == ""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -16,7 +16,7 @@ from tiny_runs import (
     tiny,
 )
 
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluate import evaluate_tokens
 from eru.lm.run_folder import open_run
 from eru.lm.text.tokens import encode_corpus
 from eru.lm.train import train
@@ -63,7 +63,7 @@ def test_a_run_starts_from_the_best_weights_of_another(corpus, pretrained, tmp_p
     assert same(state["model"], other.folder.load_weights())
     assert state["optimizer"]["state"] == {}
     ids = encode_corpus(corpus, other.tokenizer)["valid"].ids
-    loss = evaluate(other.load_model(), ids, batch_size=2).loss
+    loss = evaluate_tokens(other.load_model(), ids, batch_size=2).loss
     assert state["position"]["history"] == [loss]
     assert math.isclose(result.valid_perplexity, math.exp(loss))
     assert "from the weights of the run `pretrained`" in (tmp_path / "run" / "README.md").read_text()

@@ -1,12 +1,15 @@
 import math
+import re
+import shutil
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eru.lm.generate import generate, generate_text, truncate
+from eru.lm.generate import generate, generate_tokens, lacking, truncate
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
@@ -35,14 +38,14 @@ def distribution(model, text):
 @given(prompt=st.lists(st.integers(0, V - 1), min_size=1, max_size=5))
 @settings(max_examples=10)
 def test_greedy_text_is_the_chain_of_the_likeliest(model, prompt):
-    made = generate(model, prompt, 8, temperature=0)
+    made = generate_tokens(model, prompt, 8, temperature=0)
     text = list(prompt)
     for _ in range(8):
         text.append(int(distribution(model, text).argmax()))
     assert made == text[len(prompt) :]
-    assert generate(model, prompt, 8, temperature=1e-300, seed=1) == made
-    assert generate(model, prompt, 8, temperature=1e-6, seed=1) == made
-    assert generate(model, prompt, 8, top_k=1, seed=1) == made
+    assert generate_tokens(model, prompt, 8, temperature=1e-300, seed=1) == made
+    assert generate_tokens(model, prompt, 8, temperature=1e-6, seed=1) == made
+    assert generate_tokens(model, prompt, 8, top_k=1, seed=1) == made
 
 
 @given(
@@ -80,7 +83,7 @@ def chi_square(sampled, expected):
 )
 def test_samples_follow_the_distribution(model, options):
     torch.manual_seed(4)
-    sampled = [generate(model, [1, 3], 1, **options)[0] for _ in range(250)]
+    sampled = [generate_tokens(model, [1, 3], 1, **options)[0] for _ in range(250)]
     scores = distribution(model, [1, 3]).log() / options.get("temperature", 1.0)
     scores[options.get("banned", [])] = -math.inf
     expected = truncate(scores, options.get("top_k"), options.get("top_p")).softmax(dim=0)
@@ -94,23 +97,23 @@ def test_samples_follow_the_distribution(model, options):
 
 def test_the_seed_decides_alone(model):
     torch.manual_seed(1)
-    first = generate(model, [1], 30, seed=5)
+    first = generate_tokens(model, [1], 30, seed=5)
     following = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(following, torch.rand(3))
-    assert generate(model, [1], 30, seed=5) == first
-    assert generate(model, [1], 30, seed=6) != first
-    assert generate(model, [1], 30) != generate(model, [1], 30)
+    assert generate_tokens(model, [1], 30, seed=5) == first
+    assert generate_tokens(model, [1], 30, seed=6) != first
+    assert generate_tokens(model, [1], 30) != generate_tokens(model, [1], 30)
     torch.manual_seed(2)
-    second = generate(model, [1], 30)
+    second = generate_tokens(model, [1], 30)
     torch.manual_seed(2)
-    assert generate(model, [1], 30) == second
+    assert generate_tokens(model, [1], 30) == second
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0, 1e6])
 def test_banned_tokens_never_appear(model, temperature):
     banned = [0, 1, 4]
-    made = generate(model, [0], 60, temperature=temperature, seed=0, banned=banned)
+    made = generate_tokens(model, [0], 60, temperature=temperature, seed=0, banned=banned)
     assert not set(made) & set(banned)
     assert len(made) == 60
 
@@ -118,12 +121,12 @@ def test_banned_tokens_never_appear(model, temperature):
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_and_the_mode_comes_back(model, training):
     model.train(training)
-    assert generate(model, [1], 9, temperature=0) == generate(model, [1], 9, temperature=0)
+    assert generate_tokens(model, [1], 9, temperature=0) == generate_tokens(model, [1], 9, temperature=0)
     assert model.training == training
 
 
 def test_no_tokens(model):
-    assert generate(model, [1], 0) == []
+    assert generate_tokens(model, [1], 0) == []
 
 
 @pytest.mark.parametrize(
@@ -145,23 +148,93 @@ def test_no_tokens(model):
 )
 def test_bad_arguments_are_named(model, options, message):
     with pytest.raises(ValueError, match=message):
-        generate(model, **{"prompt": [1], "tokens": 2, **options})
+        generate_tokens(model, **{"prompt": [1], "tokens": 2, **options})
 
 
-def test_text_continues_its_prompt_without_the_unknown_word(make_corpus, tmp_path):
-    corpus = make_corpus(["a rose is a rose is a rose"] * 9, ["a rose"], ["a rose"])
-    recipe = make_recipe("small", embedding_size=8, hidden_size=8, num_layers=1, batch_size=2, bptt=9)
-    train(recipe, corpus, tmp_path / "run", max_steps=1, quiet=True)
-    run = open_run(tmp_path / "run")
-    text = generate_text(run, "a bee is", 40, seed=3, temperature=2.0)
-    assert text.startswith("a <unk> is")
-    assert "<unk>" not in text.removeprefix("a <unk> is")
-    assert text == generate_text(run, "a bee is", 40, seed=3, temperature=2.0)
+LINES = ["a rose is a rose is a rose", "it is"] * 9
+
+
+@pytest.fixture(scope="module")
+def runs(make_corpus, tmp_path_factory):
+    """``runs(kind)`` is a run of one step with that kind of tokens."""
+    corpus = make_corpus(LINES, LINES[:2], LINES[:2])
+
+    @cache
+    def make(kind):
+        recipe = make_recipe(
+            "small", tokenizer=kind, embedding_size=8, hidden_size=8, num_layers=1, batch_size=2, bptt=9
+        )
+        folder = tmp_path_factory.mktemp("runs") / kind
+        train(recipe, corpus, folder, max_steps=1, quiet=True)
+        return open_run(folder)
+
+    return make
+
+
+KINDS = pytest.mark.parametrize("kind", ["word", "char", "sentencepiece"])
+
+
+@KINDS
+def test_text_continues_its_prompt(runs, kind):
+    run = runs(kind)
     tokenizer = run.tokenizer
-    made = generate(run.load_model(), [tokenizer.eos], 5, temperature=0, banned=[tokenizer.unknown])
-    assert generate_text(run, "", 5, temperature=0) == tokenizer.decode(made)
-    several = [tokenizer.eos, *tokenizer.encode("a rose"), tokenizer.eos, *tokenizer.encode("is")]
-    made = generate(run.load_model(), several, 2, temperature=0, banned=[tokenizer.unknown])
-    text = generate_text(run, "a rose\nis", 2, temperature=0)
-    assert text == tokenizer.decode([*several[1:], *made])
-    assert text.startswith("a rose\nis")
+    for prompt in ("", "a rose", "a rose\nit is", "\n", "a rose\n"):
+        lines = [tokenizer.encode(line) for line in prompt.split("\n")]
+        fed = [tokenizer.eos, *lines[0], *(i for line in lines[1:] for i in [tokenizer.eos, *line])]
+        made = generate_tokens(run.load_model(), fed, 5, seed=2, banned=[tokenizer.unknown])
+        text = generate(run, prompt, 5, seed=2)
+        assert text == tokenizer.decode([*fed[1:], *made])
+        assert text.startswith(prompt)
+
+
+def test_a_run_is_given_as_itself_as_a_folder_or_by_name(runs):
+    run = runs("word")
+    path = run.folder.path
+    expected = generate(run, "a", 5, seed=3)
+    assert generate(path, "a", 5, seed=3) == generate(str(path), "a", 5, seed=3) == expected
+    with pytest.raises(ValueError, match="no run in nowhere"):
+        generate("nowhere", "a")
+
+
+@KINDS
+def test_what_is_unknown_is_never_made(runs, kind, tmp_path):
+    run = open_run(shutil.copytree(runs(kind).folder.path, tmp_path / "run"))
+    model = run.load_model()
+    with torch.no_grad():
+        model.softmax_bias[run.tokenizer.unknown] = 50.0  # by far the likeliest, as in text that is full of it
+    run.folder.save_weights(model.state_dict())
+    prompt = run.tokenizer.encode("a rose")
+    assert set(generate_tokens(model, prompt, 5)) == {run.tokenizer.unknown}
+    unknown = run.tokenizer.decode([run.tokenizer.unknown]).strip()
+    for temperature in (0, 1.0, 100.0):
+        assert unknown not in generate(run, "a rose", 60, temperature=temperature, seed=3)
+
+
+def test_what_the_vocabulary_lacks_is_named_and_reads_as_the_tokenizer_writes_it(runs):
+    text = generate(runs("word"), "a bee is a\nzebra bee", 9, seed=3)
+    assert text.startswith("a <unk> is a\n<unk> <unk>")
+    assert lacking(runs("word"), "a bee is a\nzebra bee <unk>") == ["bee", "zebra"]
+    assert lacking(runs("char"), "a bee\n\tis") == ["b", "\t"]
+    assert lacking(runs("sentencepiece"), "a bee\n\tis 你好") == []
+
+
+@KINDS
+@pytest.mark.parametrize("newline", ["\r\n", "\r"])
+def test_a_prompt_has_the_newlines_of_any_system(runs, kind, newline):
+    plain, other = (newline.join(["a rose", "", "it"]) for newline in ("\n", newline))
+    assert lacking(runs(kind), other) == []
+    assert generate(runs(kind), other, 9, seed=1) == generate(runs(kind), plain, 9, seed=1)
+
+
+@KINDS
+@pytest.mark.parametrize("prompt", ["\udcff", "a \ud800 rose", "a\n\udfff"])
+def test_a_prompt_that_is_no_utf8_is_refused(runs, kind, prompt):
+    for ask in (generate, lacking):
+        with pytest.raises(ValueError, match=re.escape(f"prompt={prompt!r}: is not UTF-8 text")):
+            ask(runs(kind), prompt)
+
+
+@pytest.mark.parametrize("prompt", [None, b"a rose", ["a", "rose"], 7])
+def test_a_prompt_that_is_no_string_is_refused(runs, prompt):
+    with pytest.raises(TypeError, match=re.escape(f"prompt={prompt!r}: must be a string")):
+        generate(runs("word"), prompt)

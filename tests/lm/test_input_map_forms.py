@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eru import ERU, EESPGates
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluate import evaluate_tokens
 from eru.lm.recipes import build_model, make_recipe
 from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
@@ -159,7 +159,7 @@ def test_a_row_tells_how_well_the_trained_form_predicts(call, input_maps, corpus
     recipe = make_recipe("small", **input_maps.COMMON)
     model = input_maps.make_model("shared reduce", recipe, tokenizer.vocab_size)
     model.load_state_dict(RunFolder.open(tmp_path / "runs" / "small" / "shared-reduce-0.002-1").load_weights("cpu"))
-    expected = evaluate(model, encode_corpus(corpus, tokenizer)["valid"].ids, batch_size=4).perplexity
+    expected = evaluate_tokens(model, encode_corpus(corpus, tokenizer)["valid"].ids, batch_size=4).perplexity
     assert row["valid_perplexity"] == [pytest.approx(expected, abs=0.006)]
     assert row["parameters"] == sum(p.numel() for p in model.parameters())
     assert row["hidden_size"] == model.layers[0].hidden_size

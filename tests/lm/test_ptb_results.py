@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import CASES, contents, tiny
 
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluate import evaluate_tokens
 from eru.lm.recipes import Recipe, make_recipe, parse_field
 from eru.lm.run_folder import open_run
 from eru.lm.text.tokens import encode_corpus
@@ -66,7 +66,7 @@ def test_a_result_says_what_was_trained_and_how_well_it_does(call, trained, corp
     assert contents(trained) == before
     found, run = result(out), open_run(trained)
     ids = encode_corpus(corpus, run.tokenizer)["valid"].ids
-    assert found["exact_valid_perplexity"] == round(evaluate(run.load_model(), ids).perplexity, 2)
+    assert found["exact_valid_perplexity"] == round(evaluate_tokens(run.load_model(), ids).perplexity, 2)
     assert "exact_test_perplexity" not in found
     assert found["parameters"] == sum(p.numel() for p in run.load_model().parameters())
     records = [record for record in run.folder.metrics() if record["event"] == "epoch"]
@@ -122,10 +122,10 @@ def test_the_test_text_is_looked_at_once(call, ptb, trained, corpus, out, monkey
     call(trained, "--out", out, "--test")
     run = open_run(trained)
     ids = encode_corpus(corpus, run.tokenizer)["test"].ids
-    assert result(out)["exact_test_perplexity"] == round(evaluate(run.load_model(), ids).perplexity, 2)
+    assert result(out)["exact_test_perplexity"] == round(evaluate_tokens(run.load_model(), ids).perplexity, 2)
     assert result(out)["environment"]["command"].endswith("--test")
     before = contents(out)
-    monkeypatch.setattr(ptb, "evaluate_run", lambda *_, **__: pytest.fail("the text was looked at again"))
+    monkeypatch.setattr(ptb, "evaluate", lambda *_, **__: pytest.fail("the text was looked at again"))
     for again in ([], ["--test"]):
         assert "holds a test figure" in refused(call, capsys, trained, "--out", out, *again)
     assert contents(out) == before

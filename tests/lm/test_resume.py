@@ -179,7 +179,7 @@ def test_killed_before_the_last_validation_it_is_not_finished(corpus, tmp_path, 
 
     recipe = tiny(checkpoint_every=2)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "evaluate", killed)
+        patch.setattr(train_module, "evaluate_tokens", killed)
         with pytest.raises(Killed):
             train(recipe, corpus, tmp_path / "run", max_steps=4, quiet=True)
     result = train(recipe, corpus, tmp_path / "run", resume=True, max_steps=4, quiet=True)

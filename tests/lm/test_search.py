@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from eru.lm.adapt.dynamic import gradient_rms, predict_dynamically
-from eru.lm.adapt.search import Grid, choose, losses, make_grid, parse_values
-from eru.lm.evaluate import evaluate, evaluate_run
+from eru.lm.adapt.search import AdaptationGrid, choose_adaptation, default_grid, grid_losses, parse_values
+from eru.lm.evaluate import evaluate, evaluate_tokens
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
 from eru.lm.train import train
 
 V = 7
-EVERYTHING = Grid(
+EVERYTHING = AdaptationGrid(
     learning_rate=[0.0, 0.002],
     decay=[0.01],
     temperature=[0.7, 1.0, 1.5],
@@ -60,7 +60,7 @@ def mixed(hidden, logits, words, temperature, window, theta, weight):
 
 
 def test_every_combination_against_the_equations(model, ids, rms):
-    table = losses(model, ids, EVERYTHING, rms)
+    table = grid_losses(model, ids, EVERYTHING, rms)
     assert table.shape == (2, 1, 3, 2, 2, 3)
     assert EVERYTHING.combinations == table.numel()
     for i, learning_rate in enumerate(EVERYTHING.learning_rate):
@@ -75,47 +75,52 @@ def test_every_combination_against_the_equations(model, ids, rms):
 def test_what_changes_nothing_is_the_plain_evaluation(model, ids, rms):
     for kind in (torch.float64, torch.float32):
         same = copy.deepcopy(model).to(kind)
-        exact = evaluate(same, ids).loss
-        assert losses(same, ids, Grid()).item() == exact
-        without = losses(same, ids, Grid(cache_window=[5], cache_theta=[0.1], cache_weight=[0.0, 0.5])).flatten()
+        exact = evaluate_tokens(same, ids).loss
+        assert grid_losses(same, ids, AdaptationGrid()).item() == exact
+        without = grid_losses(
+            same, ids, AdaptationGrid(cache_window=[5], cache_theta=[0.1], cache_weight=[0.0, 0.5])
+        ).flatten()
         assert without[0] == exact
         assert without[1] != exact
     for window in (1, 7, 1000):
-        assert losses(model, ids[: window + 1], Grid()).item() == evaluate(model, ids[: window + 1]).loss
+        assert (
+            grid_losses(model, ids[: window + 1], AdaptationGrid()).item()
+            == evaluate_tokens(model, ids[: window + 1]).loss
+        )
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(model, ids, rms, training):
     model.train(training)
     before = copy.deepcopy(model.state_dict())
-    assert torch.equal(losses(model, ids, EVERYTHING, rms), losses(model, ids, EVERYTHING, rms))
+    assert torch.equal(grid_losses(model, ids, EVERYTHING, rms), grid_losses(model, ids, EVERYTHING, rms))
     with pytest.raises(IndexError):
-        losses(model, ids + 1, EVERYTHING, rms)
+        grid_losses(model, ids + 1, EVERYTHING, rms)
     assert model.training == training
     assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
 
 
 def test_the_best_is_chosen(model, ids, rms):
-    table = losses(model, ids, EVERYTHING, rms)
-    best, loss = choose(model, ids, EVERYTHING, rms)
+    table = grid_losses(model, ids, EVERYTHING, rms)
+    best, loss = choose_adaptation(model, ids, EVERYTHING, rms)
     assert best.combinations == 1
-    assert loss == table.min() == losses(model, ids, best, rms).item()
+    assert loss == table.min() == grid_losses(model, ids, best, rms).item()
     assert loss < table.median()
 
 
 def test_what_diverges_is_not_chosen(model, ids, rms):
-    grid = Grid(learning_rate=[1e300, 1e-5])
-    assert losses(model, ids, grid, rms)[0].isnan().all()
-    assert choose(model, ids, grid, rms)[0].learning_rate == [1e-5]
-    assert choose(model, ids, Grid(learning_rate=[1e300]), rms)[1] == math.inf
+    grid = AdaptationGrid(learning_rate=[1e300, 1e-5])
+    assert grid_losses(model, ids, grid, rms)[0].isnan().all()
+    assert choose_adaptation(model, ids, grid, rms)[0].learning_rate == [1e-5]
+    assert choose_adaptation(model, ids, AdaptationGrid(learning_rate=[1e300]), rms)[1] == math.inf
 
 
 def test_the_default_grids():
-    assert make_grid() == Grid()
-    assert make_grid().combinations == 1
-    assert not make_grid("cache", "temperature").learns
-    assert make_grid("dynamic").learns
-    grid = make_grid("dynamic", "cache", decay=[0.5], cache_window=[7])
+    assert default_grid() == AdaptationGrid()
+    assert default_grid().combinations == 1
+    assert not default_grid("cache", "temperature").learns
+    assert default_grid("dynamic").learns
+    grid = default_grid("dynamic", "cache", decay=[0.5], cache_window=[7])
     assert (grid.decay, grid.cache_window, grid.temperature) == ([0.5], [7], (1.0,))
     assert len(grid.learning_rate) > 1
     assert len(grid.cache_theta) > 1
@@ -139,7 +144,7 @@ def test_the_default_grids():
 )
 def test_bad_grids_are_named(parts, values, message):
     with pytest.raises(ValueError, match=message):
-        make_grid(*parts, **values)
+        default_grid(*parts, **values)
 
 
 @pytest.mark.parametrize("text", ["", "decay", "decay=", "decay=fast", "decay=0.1,", "cache_window=1.5", "size=3"])
@@ -150,9 +155,9 @@ def test_bad_values_are_named(text):
 
 def test_dynamic_evaluation_needs_its_statistics(model, ids):
     with pytest.raises(ValueError, match=r"learning_rate=\[0\.0, 0\.1\]: without rms, so only 0 is possible"):
-        losses(model, ids, Grid(learning_rate=[0.0, 0.1]))
+        grid_losses(model, ids, AdaptationGrid(learning_rate=[0.0, 0.1]))
     with pytest.raises(ValueError, match="1 tokens are too few"):
-        losses(model, ids[:1], Grid())
+        grid_losses(model, ids[:1], AdaptationGrid())
 
 
 TEXTS = (["a rose is a rose", "is it ?"] * 9, ["a rose is it", "a rose ?"] * 4, ["is it a bee ?", "", "it is"])
@@ -171,7 +176,7 @@ def ids_of(run, lines):
     return np.array([i for line in lines for i in [*run.tokenizer.encode(line), run.tokenizer.eos]])
 
 
-GRID = Grid(
+GRID = AdaptationGrid(
     learning_rate=[1e-4, 1e-3],
     decay=[0.01],
     temperature=[0.8, 1.0],
@@ -184,22 +189,22 @@ GRID = Grid(
 @pytest.mark.parametrize("choose_tokens", [None, 10])
 def test_a_run_is_measured_with_what_was_best_on_validation(trained, choose_tokens):
     run, corpus = trained
-    report = evaluate_run(run, corpus, "test", grid=GRID, choose_tokens=choose_tokens)
+    report = evaluate(run, data=corpus, grid=GRID, choose_tokens=choose_tokens)
     model, (training, validation, test) = run.load_model(), [ids_of(run, lines) for lines in TEXTS]
     rms = gradient_rms(model, training, batch_size=len(training) // 2)
     chosen_on = choose_tokens or len(validation) - 1
-    best, loss = choose(model, validation[: chosen_on + 1], GRID, rms)
+    best, loss = choose_adaptation(model, validation[: chosen_on + 1], GRID, rms)
     assert report.adaptation == {name: getattr(best, name)[0] for name in report.adaptation}
     assert len(report.adaptation) == len(GRID.axes)
     assert (report.chosen_on, report.tokens) == (chosen_on, len(test) - 1)
     assert math.isclose(report.valid_perplexity, math.exp(loss), rel_tol=1e-6)
-    assert math.isclose(report.perplexity, math.exp(losses(model, test, best, rms).item()), rel_tol=1e-6)
+    assert math.isclose(report.perplexity, math.exp(grid_losses(model, test, best, rms).item()), rel_tol=1e-6)
 
 
 def test_the_choice_never_sees_the_test_text(trained, make_corpus):
     run, corpus = trained
     other = make_corpus(*TEXTS[:2], ["rose rose rose"] * 5)
-    first, second = (evaluate_run(run, text, "test", grid=GRID) for text in (corpus, other))
+    first, second = (evaluate(run, data=text, grid=GRID) for text in (corpus, other))
     assert first.perplexity != second.perplexity
     for name in ("adaptation", "chosen_on", "valid_perplexity"):
         assert getattr(first, name) == getattr(second, name)
@@ -207,9 +212,9 @@ def test_the_choice_never_sees_the_test_text(trained, make_corpus):
 
 def test_a_named_adaptation_is_not_chosen(trained):
     run, corpus = trained
-    report = evaluate_run(run, corpus, "test", grid=Grid(temperature=[0.5]))
+    report = evaluate(run, data=corpus, grid=AdaptationGrid(temperature=[0.5]))
     assert (report.chosen_on, report.valid_perplexity, report.adaptation["temperature"]) == (0, None, 0.5)
-    assert report.perplexity != evaluate_run(run, corpus, "test").perplexity
+    assert report.perplexity != evaluate(run, data=corpus).perplexity
     for choose_tokens, message in ((5, "choose_tokens=5: there is nothing to choose"), (0, "must be at least 1")):
         with pytest.raises(ValueError, match=message):
-            evaluate_run(run, corpus, "test", grid=Grid(temperature=[0.5]), choose_tokens=choose_tokens)
+            evaluate(run, data=corpus, grid=AdaptationGrid(temperature=[0.5]), choose_tokens=choose_tokens)

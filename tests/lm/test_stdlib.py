@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from eru.lm import stdlib
+from eru.lm.text import stdlib
 from eru.lm.text.corpus import load_corpus
 from eru.lm.text.prose import prose_lines
 from eru.lm.text.tokenizer import build_tokenizer

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eru.lm import tokens
+from eru.lm.text import tokens
 from eru.lm.text.corpus import SPLITS, load_corpus
-from eru.lm.text.tokenizer import WordTokenizer, build_tokenizer
+from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
+from eru.lm.text.vocabulary import WordTokenizer
 
 TEXT = {
     "train": "the cat saw the dog\n\nthe dog saw the café\n" * 50,
@@ -24,10 +25,8 @@ def corpus(tmp_path, monkeypatch):
     return load_corpus(str(tmp_path))
 
 
-@pytest.mark.parametrize("buffer", [1, 7, 1 << 20])
 @pytest.mark.parametrize("kind", ["word", "char", "sentencepiece"])
-def test_every_line_is_encoded_and_ended(corpus, monkeypatch, kind, buffer):
-    monkeypatch.setattr(tokens, "_BUFFER", buffer)
+def test_every_line_is_encoded_and_ended(corpus, kind):
     tokenizer = build_tokenizer(kind, corpus.lines("train"))
     encoded = encode_corpus(corpus, tokenizer)
     for split in SPLITS:
@@ -36,14 +35,14 @@ def test_every_line_is_encoded_and_ended(corpus, monkeypatch, kind, buffer):
         assert found.ids.tolist() == expected
         assert isinstance(found.ids, np.memmap)
         assert found.ids.dtype == np.uint16
-        assert found.unknown == (0 if tokenizer.unknown is None else expected.count(tokenizer.unknown))
+        assert found.unknown == expected.count(tokenizer.unknown)
         assert found.unknown_rate == found.unknown / len(expected)
         assert found.bytes == len(TEXT[split].removesuffix("\n").encode()) + 1
 
 
 def test_large_vocabularies_take_four_bytes(corpus):
     words = ["<unk>", "<eos>", *map(str, range(1 << 16)), "the", "dog"]
-    found = encode_corpus(corpus, WordTokenizer.from_vocab(words))["test"].ids
+    found = encode_corpus(corpus, WordTokenizer(words, unknown=0, eos=1))["test"].ids
     assert found.dtype == np.uint32
     assert found.tolist() == [0, 65539, 1, 65538, 65539, 1]
 
@@ -56,6 +55,27 @@ def test_the_same_text_and_tokenizer_are_encoded_once(corpus, monkeypatch):
     for split in SPLITS:
         assert after[split].ids.tolist() == before[split].ids.tolist()
         assert (after[split].bytes, after[split].unknown) == (before[split].bytes, before[split].unknown)
+
+
+@pytest.mark.parametrize("kind", ["word", "char", "sentencepiece"])
+def test_text_that_marks_its_ends_gives_the_same_tokens(corpus, kind):
+    tokenizer = build_tokenizer(kind, corpus.lines("train"))
+    before = encode_corpus(corpus, tokenizer)
+    for split in SPLITS:
+        text = corpus.path(split).read_text(encoding="utf-8")
+        corpus.path(split).write_text("".join(f"{line} <eos>\n" for line in text.splitlines()), encoding="utf-8")
+    marked = load_corpus(corpus.name)
+    assert marked.fingerprint != corpus.fingerprint
+    after = encode_corpus(marked, build_tokenizer(kind, marked.lines("train")))
+    for split in SPLITS:
+        assert after[split].ids.tolist() == before[split].ids.tolist()
+        assert after[split].bytes == before[split].bytes
+
+
+def test_a_corpus_without_test_text_is_encoded(corpus):
+    corpus.path("test").unlink()
+    without = load_corpus(corpus.name)
+    assert list(encode_corpus(without, build_tokenizer("word", without.lines("train")))) == ["train", "valid"]
 
 
 def test_another_text_or_tokenizer_is_encoded_anew(corpus):

@@ -13,7 +13,7 @@ import torch
 from tiny_runs import AVERAGED, contents, course_of, same, state_of, tiny, watch_steps
 
 import eru.lm.train as train_module
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluate import evaluate_tokens
 from eru.lm.model import Features
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
@@ -56,7 +56,7 @@ def test_the_mean_of_the_weights_is_saved(corpus, tmp_path, monkeypatch):
         assert not torch.allclose(found.double(), seen[-1][name], rtol=1e-5, atol=1e-6)
     run = open_run(tmp_path / "run")
     ids = encode_corpus(same_text, run.tokenizer)["valid"].ids
-    assert math.isclose(evaluate(run.load_model(), ids, batch_size=2).perplexity, result.valid_perplexity)
+    assert math.isclose(evaluate_tokens(run.load_model(), ids, batch_size=2).perplexity, result.valid_perplexity)
 
 
 def test_an_interval_of_0_averages_from_the_first_step(corpus, tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_runs import contents, tiny
 
-from eru.lm.evaluate import evaluate_run
-from eru.lm.generate import generate_text
+from eru.lm.evaluate import evaluate
+from eru.lm.generate import generate
 from eru.lm.run_folder import TRAINED, open_run, trained_names
 from eru.lm.text.corpus import load_corpus
 from eru.lm.train import train
@@ -65,7 +65,7 @@ def test_a_trained_model_of_the_package_opens_by_its_name(name, tmp_path, monkey
     run = open_run(name)
     assert run.folder.path == TRAINED / name
     assert sum(file.stat().st_size for file in run.folder.path.rglob("*") if file.is_file()) < 16 * 2**20
-    text = generate_text(run, "the company said", 5, seed=1)
+    text = generate(run, "the company said", 5, seed=1)
     assert text.startswith("the company said")
     assert len(text.split()) == 8
     assert "Penn Treebank" in run.folder.card_path.read_text(encoding="utf-8")
@@ -88,4 +88,4 @@ def test_only_names_are_looked_up(tmp_path, monkeypatch):
 def test_a_trained_model_is_as_good_as_its_result_says(name, penn_treebank):
     corpus = load_corpus("ptb", penn_treebank)
     claimed = json.loads((RESULTS / f"{name}.json").read_text())["exact_valid_perplexity"]
-    assert evaluate_run(open_run(name), corpus, "valid").perplexity == pytest.approx(claimed, abs=0.02)
+    assert evaluate(name, "valid", data=corpus).perplexity == pytest.approx(claimed, abs=0.02)

@@ -1,4 +1,4 @@
-"""The neural cache: words of the recent past become likelier where the model feels as it did before them."""
+"""The neural cache: words of the recent past become likelier where the hidden state is as it was before them."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class NeuralCache:
-    r"""Probabilities of a text's tokens by the tokens that came before, for many settings at once.
+    r"""Probabilities of the tokens of a text, made of the tokens before them alone, for many settings at once.
 
     .. math::
         p_{\mathrm{cache}}(y_t) = \frac{\sum_{i=t-W}^{t-1} [y_i = y_t]\, e^{\theta\, h_t \cdot h_i}}
@@ -17,11 +17,11 @@ class NeuralCache:
     setting, so one pass over a text serves all.
 
     Args:
-        windows: values of W, how many predictions back the cache remembers; 0 remembers nothing.
-        thetas: values of theta; 0 counts words, larger ones look only where the hidden states agree.
+        windows: Values of W, how many predictions back the cache remembers. 0 remembers nothing.
+        thetas: Values of theta. 0 counts words; larger ones look only where the hidden states agree.
 
     Raises:
-        ValueError: a negative window or theta.
+        ValueError: A window or a theta is negative or not finite.
 
     Source:
         arXiv 1612.04426 (Grave et al.), section 3.
@@ -41,22 +41,24 @@ class NeuralCache:
         self._words: Tensor | None = None
 
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities of the next stretch of the text, which is remembered then.
+        """Give the log-probabilities of the next stretch of the text, and then remember that stretch.
 
         Args:
-            hidden: h_t of consecutive predictions (T, E).
-            targets: y_t, the tokens that followed (T,).
+            hidden: h_t of consecutive predictions, of shape (T, E).
+            targets: y_t, the tokens that followed, of shape (T,).
 
         Returns:
-            (windows, thetas, T); NaN where nothing is remembered yet.
+            The log-probabilities, of shape (windows, thetas, T), NaN where nothing is remembered yet.
         """
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         keys = hidden if self._keys is None else torch.cat([self._keys, hidden])
         words = targets if self._words is None else torch.cat([self._words, targets])
         found = hidden.new_empty(len(self._windows), len(self._thetas), len(targets))
         scores, hits = hidden @ keys.t(), words == targets.unsqueeze(1)
+        # How many predictions before each of the T targets every remembered one lies. 0 is the target itself, and what
+        # is negative lies in its future: neither may be looked at.
         times = torch.arange(len(keys), device=keys.device)
-        age = times[-len(targets) :].unsqueeze(1) - times
+        age = times[-len(targets) :].unsqueeze(1) - times  # (T, remembered + T)
         for row, window in zip(found, self._windows, strict=True):
             recent = slice(max(len(keys) - len(targets) - window, 0), None)
             outside = (age[:, recent] < 1) | (age[:, recent] > window)

@@ -13,17 +13,18 @@ from eru.cell import State
 from eru.lm.batches import Streams
 from eru.lm.model import LanguageModel, detach
 
-SEGMENT = 5  # tokens between two updates
-_EPSILON = 2e-5  # the authors' own, as is the segment
+# Both are the authors' own.
+SEGMENT = 5  # Tokens between two updates.
+_EPSILON = 2e-5  # Keeps a weight that hardly ever has a gradient from taking a huge step.
 
 
 class Predictions(NamedTuple):
     """What a model says about a stretch of one text, before it has learned from it.
 
     Attributes:
-        hidden: outputs of the last layer (T, E).
-        logits: scores of the next token (T, V).
-        targets: the tokens that came next (T,).
+        hidden: Outputs of the last layer, of shape (T, E).
+        logits: Scores of the next token, of shape (T, V).
+        targets: The tokens that came next, of shape (T,).
     """
 
     hidden: Tensor
@@ -34,22 +35,22 @@ class Predictions(NamedTuple):
 def gradient_rms(
     model: LanguageModel, ids: np.ndarray, *, batch_size: int = 100, segment: int = SEGMENT
 ) -> list[Tensor]:
-    r"""Root mean square of every weight's gradient over a text: how much each weight has to say.
+    r"""Root mean square of the gradient of every weight over a text: how much each weight matters for it.
 
     .. math::
         r = \sqrt{\tfrac1K \sum_{k=1}^K (\nabla L_k)^2}, \qquad L_k \text{ the mean loss of segment } k
 
     Args:
-        model: it is left as it is; gradients are those without dropout.
-        ids: the training text.
-        batch_size: streams that the text is cut into, all averaged in one gradient.
-        segment: steps of a gradient.
+        model: The trained model, which is left as it is. Dropout is off.
+        ids: Tokens of the training text.
+        batch_size: The number of streams that the text is cut into. One gradient is the mean over all of them.
+        segment: Steps in a gradient.
 
     Returns:
-        One tensor a parameter, in the order of ``model.parameters()``.
+        One tensor for each parameter, in the order of ``model.parameters()``.
 
     Raises:
-        ValueError: a number below 1, or a text too short for the streams.
+        ValueError: A number is below 1, or the text is too short for the streams.
 
     Source:
         arXiv 1709.07432 (Krause et al.), section 5.
@@ -63,7 +64,7 @@ def gradient_rms(
     learner = _Learner(model)
     squares = [torch.zeros_like(parameter) for parameter in learner.parameters]
     count, state = 0, None
-    for inputs, targets in _segments(ids, batch_size, segment, learner.device):
+    for inputs, targets in segments_of(ids, batch_size, segment, learner.device):
         _, gradients, state = learner.read(inputs, targets, state)
         for total, gradient in zip(squares, gradients, strict=True):
             total.addcmul_(gradient, gradient)
@@ -80,25 +81,28 @@ def predict_dynamically(
     decay: float,
     segment: int = SEGMENT,
 ) -> Iterator[Predictions]:
-    r"""Predict a text in segments, and after each one take a gradient step on a copy of the model.
+    r"""Predict a text in segments, and learn from each of them after it was predicted.
 
     .. math::
         \theta \leftarrow \theta + \min\!\Big(\lambda \frac{r}{\bar r}, 1\Big) (\theta_0 - \theta)
         - \eta \frac{\nabla L(\theta)}{r + \epsilon}
 
-    with r from :func:`gradient_rms` and its mean over all weights. Each token is predicted once, by weights that have
-    seen only what comes before its segment.
+    with r from `gradient_rms` and its mean over all weights. Each token is predicted once, by weights that have seen
+    only what comes before its segment.
 
     Args:
-        model: it is left as it is.
-        ids: the text, at least 2 tokens.
-        rms: r, one tensor a parameter.
+        model: The trained model, which is left as it is: a copy of it learns.
+        ids: Tokens of the text, at least 2.
+        rms: r, one tensor for each parameter.
         learning_rate: eta.
         decay: lambda, which pulls the weights back to the trained ones.
-        segment: tokens between two updates.
+        segment: Tokens between two updates.
+
+    Yields:
+        The predictions of every segment.
 
     Raises:
-        ValueError: a number out of range, a text too short, or an ``rms`` of another model.
+        ValueError: A number is out of range, the text is too short, or ``rms`` is of another model.
 
     Source:
         arXiv 1709.07432 (Krause et al.), section 5: gradient descent with RMS statistics and decay.
@@ -127,7 +131,7 @@ def _predict(
     pulls = [(part * (decay / mean)).clamp_(max=1) for part in rms]
     scales = [1 / (part + _EPSILON) for part in rms]
     state = None
-    for inputs, targets in _segments(ids, 1, segment, learner.device):
+    for inputs, targets in segments_of(ids, 1, segment, learner.device):
         predictions, gradients, state = learner.read(inputs, targets, state)
         yield predictions
         for weight, start, pull, gradient, scale in zip(
@@ -137,15 +141,17 @@ def _predict(
 
 
 class _Learner:
-    """A copy of a model with its gradients.
+    """A copy of a model that tells its gradients.
 
-    The layers read from an embedding that holds only the words of the segment: what they have to say about it is then
-    a few rows, added to the softmax's gradient, in place of a second gradient as large as the vocabulary.
+    The embedding and the softmax share one weight, which is as large as the vocabulary. So that its gradient is made
+    only once, by the softmax, there are two copies of the model with the same parameters: the scorer, and a reader
+    whose embedding holds only the words of the segment. The gradient of these few rows is added afterwards.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self._scorer = copy.deepcopy(model).eval().requires_grad_()
         self.parameters = list(self._scorer.parameters())
+        # deepcopy takes what it finds under an object's id instead of copying that object.
         shared = {id(parameter): parameter for parameter in self.parameters}
         self._reader = copy.deepcopy(self._scorer, shared)
         self._vocabulary = self._scorer.embedding.weight
@@ -158,8 +164,13 @@ class _Learner:
     def read(
         self, inputs: Tensor, targets: Tensor, state: list[State] | None
     ) -> tuple[Predictions, list[Tensor], list[State]]:
-        """Predictions of (T, B) targets, the gradients of their mean loss, and the state to carry on."""
+        """Predict targets of shape (T, B).
+
+        Returns:
+            The predictions, the gradient of their mean loss for every parameter, and the state to carry on.
+        """
         words = inputs.flatten()
+        # Row n of the reader's embedding is the word at position n, so positions take the place of the tokens.
         self._reader.embedding.weight = nn.Parameter(self._vocabulary.detach()[words])
         with torch.enable_grad():
             features = self._reader.features(torch.arange(len(words), device=self.device).view_as(inputs), state)
@@ -171,8 +182,23 @@ class _Learner:
         return predictions, gradients, detach(features.state)
 
 
-def _segments(ids: np.ndarray, batch_size: int, segment: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets (T, B) of consecutive segments, the last one shorter where it must be."""
+def segments_of(
+    ids: np.ndarray, batch_size: int, segment: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a text into streams, and give the inputs and targets of their consecutive segments.
+
+    Args:
+        ids: Tokens of the text.
+        batch_size: B, the number of streams.
+        segment: T, the steps of a segment. The last one may be shorter.
+        device: Where the tensors are to be.
+
+    Yields:
+        Inputs and targets, each of shape (T, B).
+
+    Raises:
+        ValueError: A number is below 1, or the text is too short for the streams.
+    """
     if segment < 1:
         raise ValueError(f"segment={segment}: must be at least 1")
     streams = Streams(ids, batch_size)

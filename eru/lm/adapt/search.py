@@ -1,4 +1,4 @@
-"""Adapting a trained model to the text that it predicts: temperature, dynamic evaluation, neural cache."""
+"""Search over adaptations: the temperature, dynamic evaluation and neural cache that predict a text best."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,18 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eru.lm.adapt.cache import NeuralCache
-from eru.lm.adapt.dynamic import Predictions, predict_dynamically
-from eru.lm.batches import Streams
+from eru.lm.adapt.dynamic import Predictions, predict_dynamically, segments_of
 from eru.lm.model import LanguageModel, evaluating
 
-_WINDOW = 70  # steps computed at once; it changes nothing but memory and speed
+_WINDOW = 70  # Steps computed at once. It changes nothing but memory and speed.
 _Rule = tuple[Callable[[float], bool], str]
 _NOT_NEGATIVE: _Rule = (lambda value: 0 <= value < math.inf, "finite and not negative")
 _RULES: dict[str, _Rule] = {
     "temperature": (lambda value: 0 < value < math.inf, "finite and above 0"),
     "cache_weight": (lambda value: 0 <= value <= 1, "from 0 to 1"),
 }
-_CANDIDATES: dict[str, dict[str, Sequence[Any]]] = {
+_TRIED: dict[str, dict[str, Sequence[Any]]] = {
     "dynamic": {"learning_rate": [3e-5, 6e-5, 1.2e-4], "decay": [5e-4, 1.5e-3, 5e-3]},
     "cache": {
         "cache_window": [100, 500, 1000, 2000],
@@ -34,25 +33,26 @@ _CANDIDATES: dict[str, dict[str, Sequence[Any]]] = {
 
 
 @dataclass(frozen=True)
-class Grid:
-    r"""Values to choose an adaptation among, each with each; the defaults leave the model as it was trained.
+class AdaptationGrid:
+    r"""Values to try, each of a field with each of the others; the defaults leave the model as it was trained.
 
     .. math::
         p(y) = (1 - \lambda)\, \mathrm{softmax}(z / \tau)_y + \lambda\, p_{\mathrm{cache}}(y)
 
     Attributes:
-        learning_rate: of dynamic evaluation, see :func:`eru.lm.adapt.dynamic.predict_dynamically`; 0 for none.
-        decay: of dynamic evaluation.
-        temperature: tau, by which the logits z are divided.
-        cache_window: what the cache remembers, see :class:`eru.lm.adapt.cache.NeuralCache`; 0 is no cache.
-        cache_theta: how closely its hidden states must agree.
-        cache_weight: lambda, the cache's share.
+        learning_rate: Step size of dynamic evaluation, see `eru.lm.adapt.dynamic.predict_dynamically`; 0 for none.
+        decay: Pull of dynamic evaluation back to the trained weights.
+        temperature: tau, which divides the logits z.
+        cache_window: How many predictions back the cache remembers, see `eru.lm.adapt.cache.NeuralCache`; 0 for no
+            cache.
+        cache_theta: How closely the hidden states must agree for the cache.
+        cache_weight: lambda, the share of the cache.
 
     Raises:
-        ValueError: a field without values, or a value out of range.
+        ValueError: A field has no values, or a value is out of range.
 
     Example:
-        >>> Grid(cache_window=[100], cache_theta=[0.1, 0.2], cache_weight=[0.1, 0.2, 0.3]).combinations
+        >>> AdaptationGrid(cache_window=[100], cache_theta=[0.1, 0.2], cache_weight=[0.1, 0.2, 0.3]).combinations
         6
     """
 
@@ -64,7 +64,7 @@ class Grid:
     cache_weight: Sequence[float] = (0.0,)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be tried, naming it."""
+        """Refuse a value that cannot be tried, and name it."""
         for name, values in zip(_FIELDS, self.axes, strict=True):
             fits, rule = _RULES.get(name, _NOT_NEGATIVE)
             if not len(values):
@@ -80,47 +80,47 @@ class Grid:
 
     @property
     def combinations(self) -> int:
-        """How many there are."""
+        """The number of combinations of the values."""
         return math.prod(map(len, self.axes))
 
     @property
     def learns(self) -> bool:
-        """Whether dynamic evaluation is among them."""
+        """Whether dynamic evaluation is among the combinations."""
         return any(self.learning_rate)
 
 
-_FIELDS = tuple(field.name for field in fields(Grid))
+_FIELDS = tuple(field.name for field in fields(AdaptationGrid))
 
 
-def make_grid(*parts: str, **values: Sequence[Any]) -> Grid:
-    """What is tried for some kinds of adaptation.
+def default_grid(*kinds: str, **values: Sequence[Any]) -> AdaptationGrid:
+    """The grid that is usually searched for some kinds of adaptation.
 
     Args:
-        parts: of ``"dynamic"``, ``"cache"`` and ``"temperature"``.
-        values: for fields of these, in place of the values tried by default.
+        kinds: Any of ``"dynamic"``, ``"cache"`` and ``"temperature"``.
+        values: For fields of these kinds, values to try in place of the usual ones.
 
     Raises:
-        ValueError: an unknown part, a field of none of the parts, or a value out of range.
+        ValueError: A kind is unknown, a field belongs to none of the kinds, or a value is out of range.
 
     Example:
-        >>> make_grid("dynamic", decay=[0.0, 0.001]).decay
+        >>> default_grid("dynamic", decay=[0.0, 0.001]).decay
         [0.0, 0.001]
     """
-    for part in parts:
-        if part not in _CANDIDATES:
-            raise ValueError(f"unknown adaptation {part!r}: must be one of {', '.join(_CANDIDATES)}")
-    tried = {name: candidates for part in parts for name, candidates in _CANDIDATES[part].items()}
+    for kind in kinds:
+        if kind not in _TRIED:
+            raise ValueError(f"unknown adaptation {kind!r}: must be one of {', '.join(_TRIED)}")
+    usual = {name: tried for kind in kinds for name, tried in _TRIED[kind].items()}
     for name in values:
-        if name not in tried:
-            raise ValueError(f"{name} is of no adaptation that was asked for: {_fields_by_part()}")
-    return Grid(**tried | values)
+        if name not in usual:
+            raise ValueError(f"{name} is of no adaptation that was asked for: {_fields_by_kind()}")
+    return AdaptationGrid(**usual | values)
 
 
 def parse_values(text: str) -> tuple[str, list[float]]:
-    """Name and values of ``field=value,value,...``, whole numbers for the cache's window.
+    """Read a field of a grid with its values from ``field=value,value,...``.
 
     Raises:
-        ValueError: no such field, or something that is no number.
+        ValueError: There is no such field, or a value is not a number, or not a whole one for the cache's window.
 
     Example:
         >>> parse_values("decay=0.001,0.002"), parse_values("cache_window=500")
@@ -128,7 +128,7 @@ def parse_values(text: str) -> tuple[str, list[float]]:
     """
     name, _, values = text.partition("=")
     if name not in _FIELDS:
-        raise ValueError(f"{text!r}: must be field=value or field=value,value,... with {_fields_by_part()}")
+        raise ValueError(f"{text!r}: must be field=value or field=value,value,... with {_fields_by_kind()}")
     whole = name == "cache_window"
     try:
         return name, [int(value) if whole else float(value) for value in values.split(",")]
@@ -136,60 +136,65 @@ def parse_values(text: str) -> tuple[str, list[float]]:
         raise ValueError(f"{text!r}: each value must be a {'whole ' if whole else ''}number") from None
 
 
-def _fields_by_part() -> str:
-    return "; ".join(f"{part} has {', '.join(tried)}" for part, tried in _CANDIDATES.items())
+def _fields_by_kind() -> str:
+    return "; ".join(f"{kind} has {', '.join(tried)}" for kind, tried in _TRIED.items())
 
 
-def choose(
-    model: LanguageModel, ids: np.ndarray, grid: Grid, rms: Sequence[Tensor] | None = None
-) -> tuple[Grid, float]:
-    """The combination with the lowest loss on a text, as a grid of one, and that loss.
+def choose_adaptation(
+    model: LanguageModel, ids: np.ndarray, grid: AdaptationGrid, rms: Sequence[Tensor] | None = None
+) -> tuple[AdaptationGrid, float]:
+    """Find the combination of a grid that predicts a text best.
 
     Args:
-        model: see :func:`losses`, like the others.
-        ids: see there; never those of the text to be reported on.
-        grid: see there.
-        rms: see there.
+        model: The trained model, which is left as it is.
+        ids: Token ids to choose on, at least 2. They must not be those of the text to be reported on.
+        grid: The combinations to try.
+        rms: What `grid_losses` takes.
+
+    Returns:
+        The best combination, as a grid of one, and its mean loss in nats.
 
     Raises:
-        ValueError: see there.
+        ValueError: There are fewer than 2 tokens, or ``rms`` is missing where it is needed.
 
     Example:
         >>> model = LanguageModel(10, 8, 8)
-        >>> best, loss = choose(model, np.arange(60) % 10, Grid(temperature=[0.5, 1.0, 2.0]))
+        >>> best, loss = choose_adaptation(model, np.arange(60) % 10, AdaptationGrid(temperature=[0.5, 1.0, 2.0]))
         >>> best.combinations
         1
     """
-    table = losses(model, ids, grid, rms).nan_to_num(nan=math.inf, posinf=math.inf)
-    best = (table == table.min()).nonzero()[0].tolist()
-    return Grid(*([values[i]] for values, i in zip(grid.axes, best, strict=True))), table.min().item()
+    losses = grid_losses(model, ids, grid, rms).nan_to_num(nan=math.inf, posinf=math.inf)
+    best = (losses == losses.min()).nonzero()[0].tolist()
+    return AdaptationGrid(*([values[i]] for values, i in zip(grid.axes, best, strict=True))), losses.min().item()
 
 
-def losses(model: LanguageModel, ids: np.ndarray, grid: Grid, rms: Sequence[Tensor] | None = None) -> Tensor:
+def grid_losses(
+    model: LanguageModel, ids: np.ndarray, grid: AdaptationGrid, rms: Sequence[Tensor] | None = None
+) -> Tensor:
     """Mean negative log-likelihood in nats of every token but the first, for every combination of a grid.
 
-    The text is read once for each learning rate with each decay; one pass serves all the rest.
+    The text is read once for each learning rate with each decay. All other fields are computed in the same pass.
 
     Args:
-        model: it is left as it is.
-        ids: token ids, at least 2.
-        grid: the combinations.
-        rms: from :func:`eru.lm.adapt.dynamic.gradient_rms`, for dynamic evaluation.
+        model: The trained model, which is left as it is.
+        ids: Token ids, at least 2.
+        grid: The combinations to try.
+        rms: What `eru.lm.adapt.dynamic.gradient_rms` returns. Dynamic evaluation needs it.
 
     Returns:
-        One axis a field of the grid, float64.
+        The losses in float64, with one axis for each field of the grid.
 
     Raises:
-        ValueError: fewer than 2 tokens, or no ``rms`` where it is needed.
+        ValueError: There are fewer than 2 tokens, or ``rms`` is missing where it is needed.
 
     Example:
         >>> model = LanguageModel(10, 8, 8)
-        >>> losses(model, np.arange(60) % 10, Grid(temperature=[0.9, 1.0, 1.1])).shape
+        >>> grid_losses(model, np.arange(60) % 10, AdaptationGrid(temperature=[0.9, 1.0, 1.1])).shape
         torch.Size([1, 1, 3, 1, 1, 1])
     """
     if grid.learns and rms is None:
         raise ValueError(f"learning_rate={list(grid.learning_rate)}: without rms, so only 0 is possible")
-    found = torch.empty([len(values) for values in grid.axes], dtype=torch.float64)
+    losses = torch.empty([len(values) for values in grid.axes], dtype=torch.float64)
     with evaluating(model):
         for i, learning_rate in enumerate(grid.learning_rate):
             for j, decay in enumerate(grid.decay):
@@ -197,34 +202,33 @@ def losses(model: LanguageModel, ids: np.ndarray, grid: Grid, rms: Sequence[Tens
                     parts = predict_dynamically(model, ids, rms, learning_rate=learning_rate, decay=decay)
                 else:
                     parts = _predict(model, ids)
-                found[i, j] = _mixture_loss(parts, grid)
-    return found
+                losses[i, j] = _mixture_loss(parts, grid)
+    return losses
 
 
 @torch.no_grad()
 def _predict(model: LanguageModel, ids: np.ndarray) -> Iterator[Predictions]:
     """The predictions of the model as it is."""
-    streams, state = Streams(ids, 1), None
-    device = model.embedding.weight.device
-    for start in range(0, streams.length, _WINDOW):
-        inputs, targets = streams.window(start, min(_WINDOW, streams.length - start))
-        features = model.features(inputs.to(device), state)
+    state = None
+    for inputs, targets in segments_of(ids, 1, _WINDOW, model.embedding.weight.device):
+        features = model.features(inputs, state)
         state = features.state
         logits = model.logits(features.dropped)
-        yield Predictions(features.raw.flatten(0, 1), logits.flatten(0, 1), targets.to(device).flatten())
+        yield Predictions(features.raw.flatten(0, 1), logits.flatten(0, 1), targets.flatten())
 
 
-def _mixture_loss(parts: Iterable[Predictions], grid: Grid) -> Tensor:
-    """Mean loss over all parts (temperatures, windows, thetas, weights)."""
+def _mixture_loss(parts: Iterable[Predictions], grid: AdaptationGrid) -> Tensor:
+    """Mean loss over all parts, of shape (temperatures, windows, thetas, weights)."""
     cache = NeuralCache(grid.cache_window, grid.cache_theta)
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for hidden, logits, targets in parts:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         own = torch.stack([-F.cross_entropy(logits / tau, targets, reduction="none") for tau in grid.temperature])
-        own = own.double()[:, None, None, None]
-        cached = cache(hidden, targets).double()[:, :, None]
-        share = own.new_tensor(grid.cache_weight)[:, None]
+        own = own.double()[:, None, None, None]  # (temperatures, 1, 1, 1, T)
+        cached = cache(hidden, targets).double()[:, :, None]  # (windows, thetas, 1, T)
+        share = own.new_tensor(grid.cache_weight)[:, None]  # (weights, 1)
         mixed = torch.logaddexp(own + (1 - share).log(), cached + share.log())
+        # The cache is NaN where it remembers nothing yet: there the model speaks alone.
         total = total.to(own.device) - torch.where(cached.isnan(), own, mixed).sum(dim=-1)
         tokens += len(targets)
     return (total / tokens).cpu()

@@ -1,17 +1,20 @@
-"""A corpus: three files of UTF-8 text, known by their content."""
+"""A corpus: files of UTF-8 text, known by their content."""
 
 import codecs
 import hashlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eru.lm.text.ptb import ptb_files
 from eru.lm.text.stdlib import stdlib_files
-from eru.storage import cache_dir as cache_dir
+from eru.lm.text.vocabulary import EOS
 
 SPLITS = ("train", "valid", "test")
 _CHUNK = 1 << 20
+# How the files of the splits are called elsewhere, as in "wiki.train.tokens" and "dev.TXT".
+_USUAL_NAMES = {"train": "train(ing)?", "valid": "val|valid(ation)?|dev", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class Corpus:
 
     Attributes:
         name: ``ptb``, ``stdlib`` or the absolute path of a folder.
-        files: The file of each split.
-        fingerprint: SHA-256, as hexadecimal digits, over the SHA-256 digests of the three files in the order train,
-            valid, test; so a line moved from one split to another changes it too.
+        files: The file of each split. A folder may lack the one of ``test``, which no training reads.
+        fingerprint: SHA-256, as hexadecimal digits, over the SHA-256 digests of the files in the order train, valid,
+            test. So a line moved from one split to another changes it, and so does a file added later.
     """
 
     name: str
@@ -36,29 +39,44 @@ class Corpus:
             split: ``train``, ``valid`` or ``test``.
 
         Raises:
-            ValueError: There is no such split.
+            ValueError: There is no such split, or the corpus lacks its file.
         """
-        if split not in self.files:
+        if split not in SPLITS:
             raise ValueError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
+        if split not in self.files:
+            raise ValueError(f"split={split!r}: {_what_is_missing(Path(self.name), [split])}")
         return self.files[split]
 
-    def bytes(self, split: str) -> int:
-        """The size of one split's file in bytes."""
-        return self.path(split).stat().st_size
-
     def lines(self, split: str) -> Iterator[str]:
-        """Stream the lines of one split, without their ends."""
+        """Stream the lines of one split without their ends.
+
+        An end is a newline of any system. Where a line says ``<eos>`` just before it, as in the files of some other
+        tools, both together are one end.
+
+        Args:
+            split: ``train``, ``valid`` or ``test``.
+        """
         with self.path(split).open(encoding="utf-8-sig") as file:
             for line in file:
-                yield line.removesuffix("\n")
+                yield _without_end(line)
 
 
-def load_corpus(name: str, data_dir: str | Path | None = None) -> Corpus:
+def _without_end(line: str) -> str:
+    text = line.rstrip()
+    if text.endswith(EOS):
+        text = text.removesuffix(EOS)
+        if not text or text[-1].isspace():
+            return text.rstrip()
+    return line.removesuffix("\n")
+
+
+def load_corpus(name: str | Path, data_dir: str | Path | None = None) -> Corpus:
     r"""Find a corpus, or make it, and read it once to check and to fingerprint it.
 
     Args:
         name: ``stdlib``, the documentation of this Python's standard library, built on first use; ``ptb``, the Penn
-            Treebank; or the path of a folder that holds ``train.txt``, ``valid.txt`` and ``test.txt``.
+            Treebank; or the path of a folder that holds ``train.txt``, ``valid.txt`` and, unless only training is
+            wanted, ``test.txt``.
         data_dir: For ``ptb`` only: the one folder to look in, instead of the usual places (see `eru.lm.text.ptb`).
 
     Raises:
@@ -82,20 +100,32 @@ def load_corpus(name: str, data_dir: str | Path | None = None) -> Corpus:
     else:
         files = _folder_files(name)
         name = str(Path(name).expanduser().resolve())
-    digests = b"".join(_checked_digest(files[split]) for split in SPLITS)
+    digests = b"".join(_checked_digest(file) for file in files.values())
     return Corpus(name, files, hashlib.sha256(digests).hexdigest())
 
 
 def _folder_files(name: str) -> dict[str, Path]:
+    """The splits that a folder holds, in order."""
     folder = Path(name).expanduser().resolve()
     if not folder.is_dir():
         raise ValueError(
             f"unknown corpus {name!r}: must be 'stdlib', 'ptb' or a folder with train.txt, valid.txt and test.txt"
         )
-    files = {split: folder / f"{split}.txt" for split in SPLITS}
-    if missing := [file.name for file in files.values() if not file.is_file()]:
-        raise ValueError(f"corpus {name!r}: the folder {folder} has no {', '.join(missing)}")
+    files = {split: file for split in SPLITS if (file := folder / f"{split}.txt").is_file()}
+    if missing := [split for split in ("train", "valid") if split not in files]:
+        raise ValueError(f"corpus {name!r}: {_what_is_missing(folder, missing)}")
     return files
+
+
+def _what_is_missing(folder: Path, splits: Iterable[str]) -> str:
+    """Name the files that a folder lacks, and those that seem to be meant for them."""
+    hints = []
+    for split in splits:
+        meant = re.compile(rf"(?<![a-z])({_USUAL_NAMES[split]})(?![a-z])", re.IGNORECASE)
+        found = sorted(file.name for file in folder.iterdir() if file.is_file() and meant.search(file.name))
+        hints += [f"{found[0]} to {split}.txt"] if found else []
+    missing = ", ".join(f"{split}.txt" for split in splits)
+    return f"the folder {folder} has no {missing}" + (f": rename or copy {', '.join(hints)}" if hints else "")
 
 
 def _checked_digest(path: Path) -> bytes:

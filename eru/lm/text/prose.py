@@ -1,4 +1,4 @@
-"""Documentation to lines of tokens as in the Penn Treebank files: lower case, signs apart, N for numbers."""
+"""Documentation as lines of tokens like those of the Penn Treebank: lower case, signs apart, N for numbers."""
 
 import ast
 import re
@@ -11,7 +11,8 @@ _BULLET = re.compile(r"(?:[-*+o]|\(?\d{1,2}[.)]|\(?[a-z]\))\s+")
 _COLUMN_GAP = re.compile(r"\S {3,}\S")
 _MARKUP = re.compile(r":[a-z:]+:(?=`)|[`*]+")
 _SENTENCE_END = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["')]))(?<!e\.g\.)(?<!i\.e\.)\s+(?=["'(<]?[A-Z])""")
-# "does n't" and "it 's" as in the Treebank; a word may hold digits ("utf8"); any other sign stands alone.
+# "doesn't" becomes "does n't", and "it's" "it 's", as in the Treebank. A word may hold digits ("utf8"). Any other sign
+# is a token of its own.
 _TOKEN = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|[a-z]+?(?=n't\b)|\d+(?:[.,:]\d+)+|[^\W_]+|\S")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _PLAIN_QUOTES = str.maketrans("‘’“”", "''\"\"")
@@ -21,14 +22,14 @@ _CODE = frozenset("=<>{}[]|\\@#$%^&*~+")
 def prose_lines(text: str) -> list[str]:
     r"""Split a documentation string into tokenised sentences and drop what is not prose.
 
-    Doctests, tables, and every block that Python itself can parse are left out. Of the sentences of the other
-    blocks those stay that hold at least two words, four words in ten tokens, and at most two signs of code in ten.
+    Doctests, tables, and every block that Python itself can parse are left out. A sentence of another block stays if
+    it holds at least two words, at least four words in ten tokens, and at most two signs of code in ten tokens.
 
     Args:
         text: A cleaned docstring or other plain text with blank lines between paragraphs.
 
     Returns:
-        One sentence a line, tokens separated by single spaces.
+        The sentences, their tokens separated by single spaces.
 
     Example:
         >>> prose_lines("Return the 2 file's names. They aren't sorted.\n\n>>> names()\n['a']")
@@ -39,13 +40,13 @@ def prose_lines(text: str) -> list[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Blocks between blank lines as one line each; a list item is a paragraph of its own."""
+    """The blocks between blank lines, each in one line. An item of a list is a paragraph of its own."""
     for block in _BLANK_LINE.split(text.expandtabs()):
         if _is_code(block):
             continue
         paragraph: list[str] = []
         for line in map(str.strip, block.split("\n")):
-            if line.startswith(">>>"):  # the rest of the block is its continuation and what it prints
+            if line.startswith(">>>"):  # The rest of the block is its continuation and what it prints.
                 break
             bullet = _BULLET.match(line)
             if bullet:

@@ -1,8 +1,8 @@
 """Mikolov's Penn Treebank files: where they are looked for, and the checksums that they must have.
 
-Without a folder given, the places are, in this order: ``$ERU_DATA_DIR/ptb``; torchtext's cache
-(``$TORCH_HOME/text/datasets/PennTreebank``, by default below ``~/.cache/torch``); ``ptb`` in ERU's own cache
-folder; and last the network, from where the files come into that cache.
+Unless a folder is given, they are looked for in ``$ERU_DATA_DIR/ptb``, then in torchtext's cache
+(``$TORCH_HOME/text/datasets/PennTreebank``, by default below ``~/.cache/torch``), then in ``ptb`` of ERU's own cache
+folder. If they are in none of these, they are downloaded into the last.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ PTB_MD5: Mapping[str, str] = {
     "ptb.valid.txt": "aa0affc06ff7c36e977d7cd49e3839bf",
     "ptb.test.txt": "8b80168b89c18661a38ef683c0dc3721",
 }
-_SIZE_LIMIT = 16 << 20  # bytes; the largest file has 5.1 MB
+_SIZE_LIMIT = 16 << 20  # In bytes; the largest file has 5.1 MB.
 
 
 def ptb_files(data_dir: str | Path | None = None) -> dict[str, Path]:
@@ -45,8 +45,7 @@ def ptb_files(data_dir: str | Path | None = None) -> dict[str, Path]:
     else:
         folder = next((place for place in _places() if not _missing(place)), None) or _download()
     for name in PTB_MD5:
-        with (folder / name).open("rb") as file:
-            _check(name, hashlib.file_digest(file, _md5).hexdigest(), source=str(folder))
+        _check(name, (folder / name).read_bytes(), source=str(folder))
     return {split: folder / f"ptb.{split}.txt" for split in ("train", "valid", "test")}
 
 
@@ -63,7 +62,7 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _download() -> Path:
-    """Fetch the files that the cache lacks; nothing but checked content is ever written."""
+    """Fetch the files that the cache lacks. Only checked content is ever written."""
     folder = cache_dir() / "ptb"
     make_cache_folder(folder)
     for name in _missing(folder):
@@ -75,16 +74,13 @@ def _download() -> Path:
                 f"ptb: not found in {places}, and the download of {PTB_URL + name} failed ({error}); put "
                 f"{', '.join(PTB_MD5)} into {folder}, or name their folder with data_dir"
             ) from error
-        _check(name, _md5(data).hexdigest(), source=PTB_URL)
+        _check(name, data, source=PTB_URL)
         with atomic_write(folder / name, "wb") as file:
             file.write(data)
     return folder
 
 
-def _md5(data: bytes = b"") -> "hashlib._Hash":
-    return hashlib.md5(data, usedforsecurity=False)
-
-
-def _check(name: str, found: str, *, source: str) -> None:
+def _check(name: str, data: bytes, *, source: str) -> None:
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != PTB_MD5[name]:
         raise ValueError(f"{name} from {source} is altered: MD5 must be {PTB_MD5[name]}, found {found}")

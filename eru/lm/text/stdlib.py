@@ -1,6 +1,6 @@
-"""The embedded default corpus: the English documentation inside the running Python's own standard library.
+"""The default corpus: the English documentation inside the standard library of the running Python.
 
-Real text that is on every machine, without a download. Modules are held out whole: everything below one
+It is real text that is on every machine without a download. Modules are held out whole: everything below one
 top-level module belongs to one split, so validation and test measure prose about modules never seen in training.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from eru.lm.text.prose import prose_lines
 from eru.storage import cache_dir, new_folder
 
-# To be raised whenever the text that this file and prose.py make changes: cached corpora carry it in their name.
+# Raise it whenever this file or prose.py makes another text, so that no older cached corpus is read.
 _BUILD = 2
 _HELD_OUT_SHARE = 0.05
-_SKIPPED_MODULES = frozenset({"idlelib", "encodings"})  # an application; generated tables
+_SKIPPED_MODULES = frozenset({"idlelib", "encodings"})  # An application, and generated tables.
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test"})
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -46,7 +46,7 @@ def stdlib_files() -> dict[str, Path]:
 
 
 def _documentation(library: Path) -> dict[str, list[str]]:
-    """The prose lines of every top-level module below ``library``, each docstring once a module."""
+    """The lines of prose of every top-level module below ``library``. A docstring counts once in a module."""
     modules: dict[str, list[str]] = {}
     for entry in sorted(library.iterdir()):
         name = entry.name.removesuffix(".py")
@@ -77,10 +77,11 @@ def _texts(file: Path) -> Iterator[str]:
 def _held_out_whole(modules: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Give every module to one split, and drop from each held-out split the lines that an earlier split has.
 
-    In the order of a hash of their names, modules fill ``valid`` and then ``test`` up to their share of all tokens;
-    one too large for the room left goes to ``train``.
+    In the order of a hash of their names, modules fill ``valid`` and then ``test`` up to their share of all tokens. A
+    module that is too large for the room left goes to ``train``.
     """
-    sizes = {name: sum(line.count(" ") + 2 for line in lines) for name, lines in modules.items()}  # with its end
+    # A line with n spaces has n + 1 words, and an end.
+    sizes = {name: sum(line.count(" ") + 2 for line in lines) for name, lines in modules.items()}
     rooms = dict.fromkeys(("valid", "test"), _HELD_OUT_SHARE * sum(sizes.values()))
     split_of = {}
     for name in sorted(modules, key=lambda name: hashlib.sha256(name.encode()).digest()):

@@ -11,18 +11,19 @@ import sentencepiece
 from eru.lm.text.vocabulary import split_at
 from eru.storage import atomic_write, write_json
 
+_SPACE = "\u2581"  # sentencepiece's own sign for a space
 _DEFAULT_VOCAB_SIZE = 4000
 _LEAST_VOCAB_SIZE = 259  # 256 bytes, <unk>, </s> and one piece
-_TRAINING_PIECES = 1_000_000  # what sentencepiece holds in memory
-_PIECE_LENGTH = 1000  # characters; sentencepiece drops longer lines in silence
+_TRAINING_LINES = 1_000_000  # sentencepiece holds them in memory
+_LINE_LENGTH = 1000  # in characters; sentencepiece drops longer lines in silence
 _SILENT = 4  # above FATAL, sentencepiece's highest level
 
 
 class SentencePieceTokenizer:
     """Subwords of a sentencepiece model.
 
-    Decoding gives an encoded line back as it was, except that ``▁`` (U+2581), sentencepiece's own sign for a space,
-    comes back as a space.
+    Decoding gives an encoded line back as it was. Only ``▁`` (U+2581), sentencepiece's own sign for a space, comes
+    back as a space.
 
     Args:
         model: The content of a ``.model`` file with a piece that ends a line (``</s>``) and byte fallback.
@@ -37,7 +38,6 @@ class SentencePieceTokenizer:
     """
 
     kind = "sentencepiece"
-    unknown = None
 
     def __init__(self, model: bytes) -> None:
         self._model = model
@@ -45,6 +45,7 @@ class SentencePieceTokenizer:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise ValueError(f"the sentencepiece model is damaged: {error}") from error
+        self.unknown = self._processor.unk_id()  # No text is encoded to it, since every byte has a piece.
         self.eos = self._processor.eos_id()
         if self.eos < 0:
             raise ValueError("the sentencepiece model has no </s>")
@@ -69,14 +70,14 @@ class SentencePieceTokenizer:
         wanted = _DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         if wanted < _LEAST_VOCAB_SIZE:
             raise ValueError(f"vocab_size={wanted}: must be at least {_LEAST_VOCAB_SIZE}, 256 of them for the bytes")
-        pieces = islice(_pieces(lines), _TRAINING_PIECES)
-        first = next(pieces, None)
+        short = islice(_short_lines(lines), _TRAINING_LINES)
+        first = next(short, None)
         if first is None:
             raise ValueError("lines: the training text is empty")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=chain([first], pieces),
+                sentence_iterator=chain([first], short),
                 model_writer=model,
                 model_type="unigram",
                 vocab_size=wanted,
@@ -86,6 +87,9 @@ class SentencePieceTokenizer:
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
+                # A space is a piece even where the text has next to none, as in Chinese or Japanese. Otherwise a space
+                # would become the bytes of the sign that stands for it, and come back as that sign.
+                required_chars=_SPACE,
                 unk_id=0,
                 eos_id=1,
                 bos_id=-1,
@@ -94,9 +98,9 @@ class SentencePieceTokenizer:
                 minloglevel=_SILENT,
             )
         except RuntimeError as error:
-            raise ValueError(
-                f"no sentencepiece model with vocab_size={wanted} from this text: {str(error).rpartition('] ')[2]}"
-            ) from error
+            # Its message starts with a line of its source, and may end with an option of its own program.
+            reason = str(error).rpartition("] ")[2].partition(" or decrease")[0]
+            raise ValueError(f"no sentencepiece model with vocab_size={wanted} from this text: {reason}") from error
         return cls(model.getvalue())
 
     @classmethod
@@ -112,14 +116,26 @@ class SentencePieceTokenizer:
         write_json(Path(folder) / "tokenizer.json", {"kind": self.kind})
 
     def encode(self, line: str) -> list[int]:
-        """The ids of one line's pieces."""
-        return self._processor.encode(line)
+        """The ids of one line's pieces.
+
+        Raises:
+            ValueError: The line holds half of a surrogate pair, which UTF-8 cannot express.
+        """
+        try:
+            return self._processor.encode(line)
+        except (RuntimeError, UnicodeError) as error:
+            raise ValueError(f"line={line!r}: cannot be expressed in UTF-8") from error
+
+    def lacking(self, line: str) -> list[str]:
+        """No part of a line is lacking, since every byte has a piece."""
+        return []
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; ``eos`` becomes a newline."""
         return "\n".join(self._processor.decode(line) if line else "" for line in split_at(self.eos, ids))
 
 
-def _pieces(lines: Iterable[str]) -> Iterator[str]:
+def _short_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Cut every line into parts that sentencepiece does not drop."""
     for line in lines:
-        yield from (line[start : start + _PIECE_LENGTH] for start in range(0, len(line), _PIECE_LENGTH))
+        yield from (line[start : start + _LINE_LENGTH] for start in range(0, len(line), _LINE_LENGTH))

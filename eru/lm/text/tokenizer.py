@@ -1,12 +1,11 @@
-"""What every tokenizer does, and how one is built from text or read back from its folder."""
+"""Tokenizers: what all of them do, and how one is built from a text or read back from its folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Protocol
 
 from eru.lm.text.subword import SentencePieceTokenizer
-from eru.lm.text.vocabulary import CharTokenizer as CharTokenizer
-from eru.lm.text.vocabulary import WordTokenizer as WordTokenizer
+from eru.lm.text.vocabulary import CharTokenizer, WordTokenizer
 from eru.storage import read_json
 
 TokenizerKind = Literal["word", "sentencepiece", "char"]
@@ -18,7 +17,7 @@ class Tokenizer(Protocol):
     Attributes:
         vocab_size: Ids run from 0 to ``vocab_size - 1``.
         eos: The id that ends a line; `encode` does not append it.
-        unknown: The id of whatever the vocabulary lacks, or None where nothing is lacking.
+        unknown: The id of whatever the vocabulary lacks.
     """
 
     @property
@@ -28,10 +27,14 @@ class Tokenizer(Protocol):
     def eos(self) -> int: ...  # noqa: D102
 
     @property
-    def unknown(self) -> int | None: ...  # noqa: D102
+    def unknown(self) -> int: ...  # noqa: D102
 
     def encode(self, line: str) -> list[int]:
         """The ids of one line, given without its newline."""
+        ...
+
+    def lacking(self, line: str) -> list[str]:
+        """The words or characters of one line that the vocabulary lacks, in order."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from eru.lm.text.corpus import SPLITS, Corpus
+from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer
 from eru.storage import cache_dir, new_folder
 
-_BUFFER = 1 << 20  # tokens held in memory while encoding
+# Raise it whenever the same text and tokenizer give other tokens, so that no older cached file is read.
+_FORMAT = b"2"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class TokenSplit:
     """The tokens of one split; every line ends with the tokenizer's ``eos``.
 
     Attributes:
-        ids: 1-D, uint16 or uint32, mapped from a file.
+        ids: The tokens, 1-D, uint16 or uint32, mapped from a file.
         bytes: UTF-8 bytes of the text, counting one for the end of each line.
         unknown: How many of the tokens are the tokenizer's unknown one.
     """
@@ -38,14 +39,14 @@ class TokenSplit:
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]:
     """Encode every split, or reopen what an earlier call encoded from the same text with the same tokenizer.
 
-    Memory stays bounded by a buffer and the longest line, however large the files are.
+    Memory stays bounded by the longest line, however large the files are.
 
     Args:
         corpus: The text.
         tokenizer: Any `Tokenizer`; what it saves, with the corpus' fingerprint, names the folder in the cache.
 
     Returns:
-        ``train``, ``valid`` and ``test``.
+        The splits that the corpus has.
 
     Raises:
         ValueError: A split has fewer than two tokens besides the ends of lines, or the cached files are damaged.
@@ -54,17 +55,20 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]
     if not folder.is_dir():
         with new_folder(folder) as draft:
             dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-            sizes = {split: _encode(corpus, split, tokenizer, draft / f"{split}.bin", dtype) for split in SPLITS}
+            sizes = {split: _encode(corpus, split, tokenizer, draft / f"{split}.bin", dtype) for split in corpus.files}
             (draft / "tokens.json").write_text(json.dumps({"dtype": dtype.str, "splits": sizes}))
     try:
         fields = json.loads((folder / "tokens.json").read_text())
-        return {split: _open(folder / f"{split}.bin", fields["dtype"], **fields["splits"][split]) for split in SPLITS}
+        return {
+            split: _open(folder / f"{split}.bin", fields["dtype"], **fields["splits"][split]) for split in corpus.files
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the token files in {folder} are damaged ({error}); delete that folder") from error
 
 
 def _key(corpus: Corpus, tokenizer: Tokenizer) -> str:
-    digest = hashlib.sha256(corpus.fingerprint.encode())
+    """What tells apart texts and tokenizers that give other tokens."""
+    digest = hashlib.sha256(_FORMAT + corpus.fingerprint.encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
         for file in sorted(Path(folder).iterdir()):
@@ -75,25 +79,14 @@ def _key(corpus: Corpus, tokenizer: Tokenizer) -> str:
 def _encode(corpus: Corpus, split: str, tokenizer: Tokenizer, target: Path, dtype: np.dtype) -> dict[str, int]:
     """Stream one split into a file and return its numbers of tokens, bytes and unknown tokens."""
     tokens = lines = text_bytes = unknown = 0
-    buffer: list[int] = []
     with target.open("wb") as file:
-
-        def flush() -> None:
-            nonlocal tokens, unknown
-            ids = np.array(buffer, dtype)
-            tokens += len(ids)
-            unknown += 0 if tokenizer.unknown is None else int((ids == tokenizer.unknown).sum())
-            ids.tofile(file)
-            buffer.clear()
-
         for line in corpus.lines(split):
-            buffer += tokenizer.encode(line)
-            buffer.append(tokenizer.eos)
+            ids = [*tokenizer.encode(line), tokenizer.eos]
+            file.write(np.array(ids, dtype).tobytes())
             lines += 1
+            tokens += len(ids)
+            unknown += ids.count(tokenizer.unknown)
             text_bytes += len(line.encode()) + 1
-            if len(buffer) >= _BUFFER:
-                flush()
-        flush()
     if tokens - lines < 2:
         raise ValueError(f"{corpus.path(split)}: has {tokens - lines} token(s); a split needs at least 2")
     return {"tokens": tokens, "bytes": text_bytes, "unknown": unknown}

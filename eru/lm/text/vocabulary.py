@@ -1,10 +1,9 @@
 """Tokenizers that look whole units up in a list: words between white space, or characters."""
 
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from eru.storage import write_json
 
@@ -12,7 +11,7 @@ UNKNOWN = "<unk>"
 EOS = "<eos>"
 
 
-class _VocabularyTokenizer(ABC):
+class _VocabularyTokenizer:
     """Units of text with an id each.
 
     Args:
@@ -24,7 +23,9 @@ class _VocabularyTokenizer(ABC):
         ValueError: A type is not a string or occurs twice, or an id is out of range.
     """
 
-    kind: str
+    kind: ClassVar[str]
+    _separator: ClassVar[str]  # between two units of a line
+    _least_count: ClassVar[int]  # of a unit that a vocabulary without a size limit keeps
 
     def __init__(self, types: Sequence[str], *, unknown: int, eos: int) -> None:
         self.types = tuple(types)
@@ -65,10 +66,9 @@ class _VocabularyTokenizer(ABC):
             raise ValueError("lines: the training text is empty")
         if vocab_size is not None and vocab_size < 3:
             raise ValueError(f"vocab_size={vocab_size}: must be at least 3, two of them for {UNKNOWN} and {EOS}")
-        if vocab_size is None:
-            least = cls._least_count(counts)
-            counts = Counter({unit: count for unit, count in counts.items() if count >= least})
-        ranked = sorted(counts.keys() - {UNKNOWN, EOS}, key=lambda unit: (-counts[unit], unit))
+        least = 1 if vocab_size is not None or UNKNOWN in counts else cls._least_count
+        kept = {unit for unit, count in counts.items() if count >= least} - {UNKNOWN, EOS}
+        ranked = sorted(kept, key=lambda unit: (-counts[unit], unit))
         room = None if vocab_size is None else vocab_size - 2
         return cls([UNKNOWN, EOS, *ranked[:room]], unknown=0, eos=1)
 
@@ -88,21 +88,17 @@ class _VocabularyTokenizer(ABC):
         find, unknown = self._ids.get, self.unknown
         return [find(unit, unknown) for unit in self._units(line)]
 
+    def lacking(self, line: str) -> list[str]:
+        """The units of one line that have no id, in order."""
+        return [unit for unit in self._units(line) if unit not in self._ids]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; ``eos`` becomes a newline."""
-        return "\n".join(self._join([self.types[index] for index in line]) for line in split_at(self.eos, ids))
+        return "\n".join(self._separator.join(self.types[index] for index in line) for line in split_at(self.eos, ids))
 
-    @staticmethod
-    @abstractmethod
-    def _units(line: str) -> Iterable[str]: ...
-
-    @staticmethod
-    @abstractmethod
-    def _join(units: list[str]) -> str: ...
-
-    @staticmethod
-    @abstractmethod
-    def _least_count(counts: Mapping[str, int]) -> int: ...
+    @classmethod
+    def _units(cls, line: str) -> Iterable[str]:
+        return line.split() if cls._separator else line
 
 
 class WordTokenizer(_VocabularyTokenizer):
@@ -117,44 +113,37 @@ class WordTokenizer(_VocabularyTokenizer):
     """
 
     kind = "word"
+    _separator = " "
+    _least_count = 2
 
     @classmethod
     def from_vocab(cls, vocab: Any) -> Self:
-        """Take over a vocabulary with its ids.
+        """Take over torchtext's ``Vocab`` with its ids, without torchtext.
 
         Args:
-            vocab: torchtext's ``Vocab`` (new or legacy; recognised by its methods), a list of words, or a mapping from
-                words to the ids 0, 1, 2, ... The unknown token is its ``<unk>``, else its default index; ``<unk>`` and
-                ``<eos>`` are appended where it has none.
+            vocab: A new or legacy ``Vocab``, recognised by its methods. The unknown token is its ``<unk>``, else its
+                default index. ``<unk>`` and ``<eos>`` are appended where it has none.
 
         Raises:
-            TypeError: It is none of these.
-            ValueError: A word occurs twice, or the ids of a mapping have gaps.
+            TypeError: It is no ``Vocab``.
+            ValueError: A word occurs twice.
 
         Example:
-            >>> WordTokenizer.from_vocab({"<unk>": 0, "hello": 1, "<eos>": 2}).encode("hello world")
+            >>> from types import SimpleNamespace
+            >>> vocab = SimpleNamespace(itos=["<unk>", "hello", "<eos>"])
+            >>> WordTokenizer.from_vocab(vocab).encode("hello world")
             [1, 0]
         """
-        types, default = _words_in_order(vocab), _default_index(vocab)
-        unknown = types.index(UNKNOWN) if UNKNOWN in types else default
-        if unknown is None:
-            unknown = len(types)
-            types.append(UNKNOWN)
-        if EOS not in types:
-            types.append(EOS)
+        if hasattr(vocab, "get_itos"):
+            types, default = list(vocab.get_itos()), vocab.get_default_index()
+        elif hasattr(vocab, "itos"):
+            types, default = list(vocab.itos), getattr(vocab, "unk_index", None)
+        else:
+            raise TypeError(f"vocab: must be torchtext's Vocab, not {type(vocab).__name__}")
+        special = [EOS] if default is not None else [UNKNOWN, EOS]
+        types += [unit for unit in special if unit not in types]
+        unknown = types.index(UNKNOWN) if default is None or UNKNOWN in types else default
         return cls(types, unknown=unknown, eos=types.index(EOS))
-
-    @staticmethod
-    def _units(line: str) -> Iterable[str]:
-        return line.split()
-
-    @staticmethod
-    def _join(units: list[str]) -> str:
-        return " ".join(units)
-
-    @staticmethod
-    def _least_count(counts: Mapping[str, int]) -> int:
-        return 1 if UNKNOWN in counts else 2
 
 
 class CharTokenizer(_VocabularyTokenizer):
@@ -167,18 +156,8 @@ class CharTokenizer(_VocabularyTokenizer):
     """
 
     kind = "char"
-
-    @staticmethod
-    def _units(line: str) -> Iterable[str]:
-        return line
-
-    @staticmethod
-    def _join(units: list[str]) -> str:
-        return "".join(units)
-
-    @staticmethod
-    def _least_count(counts: Mapping[str, int]) -> int:
-        return 1
+    _separator = ""
+    _least_count = 1
 
 
 def split_at(eos: int, ids: Iterable[int]) -> list[list[int]]:
@@ -195,25 +174,3 @@ def split_at(eos: int, ids: Iterable[int]) -> list[list[int]]:
         else:
             runs[-1].append(int(index))
     return runs
-
-
-def _words_in_order(vocab: Any) -> list[str]:
-    """The words of a foreign vocabulary, in the order of their ids."""
-    if hasattr(vocab, "get_itos"):
-        return list(vocab.get_itos())
-    if hasattr(vocab, "itos"):
-        return list(vocab.itos)
-    if isinstance(vocab, Mapping):
-        if sorted(vocab.values()) != list(range(len(vocab))):
-            raise ValueError(f"vocab: its ids must be 0 to {len(vocab) - 1}, each once")
-        return sorted(vocab, key=vocab.__getitem__)
-    if isinstance(vocab, Sequence) and not isinstance(vocab, str):
-        return list(vocab)
-    raise TypeError(f"vocab: must be torchtext's Vocab, a list or a mapping to ids, not {type(vocab).__name__}")
-
-
-def _default_index(vocab: Any) -> int | None:
-    """The id that a foreign vocabulary gives to words it lacks, if it says so."""
-    if hasattr(vocab, "get_default_index"):
-        return vocab.get_default_index()
-    return getattr(vocab, "unk_index", None)
