@@ -123,8 +123,9 @@ def workplace(tmp_path, monkeypatch):
 def test_the_picture_can_be_drawn_anew(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     importlib.import_module("pictures").main(["--out", "overview.png"])
-    new, kept = (Image.open(path) for path in ("overview.png", ROOT / "docs" / "overview.png"))
-    assert new.size == kept.size == (1800, 800)
+    for path in ("overview.png", ROOT / "docs" / "overview.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (1800, 800)
 
 
 def masked(text):
