@@ -567,6 +567,29 @@ def test_hooks_of_cells_are_called_once_a_sequence_and_direction():
     assert calls == ["l0", "l0_reverse", "l1", "l1_reverse"]
 
 
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+def test_sharded_cells_give_the_same_outputs_and_gradients():
+    fsdp = pytest.importorskip("torch.distributed.fsdp", reason="needs torch.distributed")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("needs the fully_shard of torch 2.6")
+    rnn, x = ERU(6, 16, 2), torch.randn(5, 3, 6)
+    output = rnn(x)[0]
+    output.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in rnn.named_parameters()}
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        for module in (*rnn.cells.values(), rnn):
+            fsdp.fully_shard(module, mesh=mesh)
+        rnn.zero_grad()
+        sharded = rnn(x)[0]
+        sharded.square().sum().backward()
+        torch.testing.assert_close(sharded, output)
+        torch.testing.assert_close({name: p.grad.to_local() for name, p in rnn.named_parameters()}, grads)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 # --- what programs written for nn.LSTM read
 
 
