@@ -9,7 +9,6 @@ ratio to the first contender of the same case.
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -17,22 +16,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from calibrated import calibrate
 from environment import environment, write_result
 from paired import paired
 from torch import Tensor, nn
 
-sys.path.pop(0)  # this folder, in which the package `vision` would be the file vision.py
-
-import vision
 from eru import ERU, lstm_scan
-from vision.branches import refusal
+
 
 # The largest difference that passes, relative to the largest number of the plain way.
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-# Steps, batch and hidden size; these and rounds, of the layers; a network, its pictures' side, batches and rounds.
-FULL = (70, 32, 512), (70, 64, 1152, 25), ("espnetv2_200", 224, (1, 32), 25)
-TINY = (9, 4, 8), (9, 4, 8, 2), ("espnetv2_050", 64, (1,), 2)
+# Steps, batch and hidden size of what is checked; the same and rounds of what is timed.
+FULL = (70, 32, 512), (70, 64, 1152, 25)
+TINY = (9, 4, 8), (9, 4, 8, 2)
 
 
 def difference(made: list[Tensor], expected: list[Tensor]) -> float:
@@ -107,25 +102,6 @@ def time_layers(device: str, steps: int, batch: int, hidden: int, rounds: int) -
     return rows
 
 
-@torch.inference_mode()
-def time_networks(device: str, name: str, size: int, batches: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
-    """A classifier as it is, optimized, and with fused branches where they can run."""
-    model = vision.create_model(name, num_classes=100).to(device)
-    calibrate(model, model, torch.randn(4, 3, size, size, device=device))
-    ways: dict[str, nn.Module] = {"eager": model, "optimize": vision.optimize(model)}
-    if refusal(torch.device(device), torch.float32) is None:
-        ways["optimize, fused"] = vision.optimize(model, fused=True)
-    rows = []
-    for batch in batches:
-        x = torch.randn(batch, 3, size, size, device=device)
-        for way, network in ways.items():
-            check(f"{name}, {way}, batch {batch}", difference([network(x)], [model(x)]), limit=1e-3)
-        contenders = {way: partial(milliseconds, device, partial(network, x)) for way, network in ways.items()}
-        for way, (ms, ratio) in paired(contenders, "eager", rounds).items():
-            rows.append({"model": name, "way": way, "size": size, "batch": batch, "ms": ms, "ratio": ratio})
-    return rows
-
-
 def main() -> None:
     """Check, measure, and write or print the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -139,9 +115,9 @@ def main() -> None:
     # By default cuDNN multiplies float32 with mantissas of 10 bits, too few for the checks.
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
-    scan, layer, network = TINY if tiny else FULL
+    scan, layer = TINY if tiny else FULL
     check_scan(device, *scan)
-    result = {"models": time_networks(device, *network), "layers": time_layers(device, *layer), "checks": CHECKS}
+    result = {"layers": time_layers(device, *layer), "checks": CHECKS}
     print(json.dumps({"environment": environment(device), **result}) if tiny else write_result("gpu", result, device))
 
 

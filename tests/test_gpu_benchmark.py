@@ -34,12 +34,10 @@ def test_it_checks_and_measures_in_small():
     cases, types = ("plain", "projection", "lengths"), ("float32", "bfloat16")
     checked = {row["check"] for row in record["checks"]}
     assert checked >= {f"fused, {case}, torch.{dtype}" for case in cases for dtype in types}
-    assert "espnetv2_050, optimize, batch 1" in checked
     assert {(row["layer"], row["dtype"]) for row in record["layers"]} == {
         (layer, f"torch.{dtype}") for layer in ("nn.LSTM", "ERU") for dtype in types
     }
-    assert {"eager", "optimize"} <= {row["way"] for row in record["models"]}
-    assert all(row["ms"] > 0 for row in (*record["layers"], *record["models"]))
+    assert all(row["ms"] > 0 for row in record["layers"])
     assert (results.read_bytes() if results.exists() else None) == before
 
 

@@ -1,7 +1,6 @@
 """The inference form of a model: what is linear at inference folded together, weights in the fastest memory format."""
 
 import copy
-import warnings
 from typing import Any
 
 import torch
@@ -9,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eru.eesp import EESP
-from vision.branches import pack_taps, refusal, split_transform_fuse
 
 
-def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
+def optimize(model: nn.Module) -> nn.Module:
     """A copy of a model for inference only: the same outputs, sooner.
 
     Batch normalisation goes into the convolution before it; where a sum or a concatenation stands between them it
@@ -21,9 +19,6 @@ def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
 
     Args:
         model: Any model, backbone or part of one, on any device; it stays as it is.
-        fused: Whether to run the branches of every EESP unit as one kernel (see :mod:`vision.branches`), which needs
-            the model to be on an NVIDIA GPU, and to stay there. Anywhere else they run as they would, after a warning
-            that says why. No GPU has run the kernel yet, so it is not the default.
 
     Returns:
         The copy, in evaluation mode.
@@ -39,29 +34,24 @@ def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r}: must be a module")
-    if fused:
-        like = next(model.parameters(), torch.empty(0))
-        if reason := refusal(like.device, like.dtype):
-            warnings.warn(f"fused=True: the kernel cannot run: {reason}; the convolutions do", stacklevel=2)
-            fused = False
     holder = nn.Sequential(copy.deepcopy(model).eval().requires_grad_(False))
     with torch.no_grad():
-        _fold_parts(holder, fused)
+        _fold_parts(holder)
     holder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return holder[0]
 
 
-def _fold_parts(module: nn.Module, fused: bool) -> None:
+def _fold_parts(module: nn.Module) -> None:
     for name, part in list(module.named_children()):
         if isinstance(part, EESP):
             if _folds_whole(part):
-                setattr(module, name, InferenceEESP(part, fused))
+                setattr(module, name, InferenceEESP(part))
         elif _folds(part):
             setattr(module, name, ScaleShift(*_affine(part)))
         else:
             if isinstance(part, nn.Sequential):
                 _fold_run(part)
-            _fold_parts(part, fused)
+            _fold_parts(part)
 
 
 def _fold_run(run: nn.Sequential) -> None:
@@ -179,41 +169,10 @@ class Branches(nn.Module):
         return self.activation(self.norm(torch.cat(maps, dim=1)))
 
 
-class FusedBranches(nn.Module):
-    """The same as :class:`Branches`, as one kernel."""
-
-    taps: Tensor
-    scale: Tensor
-    shift: Tensor
-    slope: Tensor
-
-    def __init__(self, unit: EESP) -> None:
-        super().__init__()
-        layers: Any = unit.branch_layers
-        norm, prelu = layers
-        scale, shift = _affine(norm)
-        self.register_buffer("taps", pack_taps(unit.branch_weight, unit.branches))
-        self.register_buffer("scale", scale.flatten())
-        self.register_buffer("shift", shift)
-        self.register_buffer("slope", prelu.weight.expand_as(shift))
-        self.dilations, self.stride, self.fusion = list(unit.dilations), unit.stride, unit.fusion
-
-    @staticmethod
-    def fits(unit: EESP) -> bool:
-        """Whether the kernel knows the unit's convolutions and activation."""
-        layers: Any = unit.branch_layers
-        return unit.branch_weight.shape[1] == 1 and [type(layer) for layer in layers[1:]] == [nn.PReLU]
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Turn a reduced map (N, d, H, W) into the concatenation (N, K d, H / stride, W / stride)."""
-        numbers = (self.taps, self.scale, self.shift, self.slope)
-        return split_transform_fuse(y, *numbers, self.dilations, self.stride, self.fusion)
-
-
 class InferenceEESP(nn.Module):
     """An EESP unit at inference: reduce, branches and expand, what is linear folded into them."""
 
-    def __init__(self, unit: EESP, fused: bool = False) -> None:
+    def __init__(self, unit: EESP) -> None:
         super().__init__()
         first: Any = unit.reduce_layers
         last: Any = unit.expand_layers
@@ -222,7 +181,7 @@ class InferenceEESP(nn.Module):
         scale, shift = _affine(reduce_norm)
         self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups, **point)
         self.reduce_activation = nn.Sequential(*activation)
-        self.branches = FusedBranches(unit) if fused and FusedBranches.fits(unit) else Branches(unit)
+        self.branches = Branches(unit)
         # Where the sizes do not divide evenly, the unit expands to more channels than it keeps.
         self.out_channels, extra = unit.out_channels, len(unit.expand_weight) - unit.out_channels
         scale, shift = _affine(last[0])
