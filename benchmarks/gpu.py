@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from eru import ERU, lstm_scan
 
-
 # The largest difference that passes, relative to the largest number of the plain way.
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 # Steps, batch and hidden size of what is checked; the same and rounds of what is timed.

@@ -43,7 +43,7 @@ def markdown(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str
     return "\n".join(f"| {' | '.join(map(shown, line))} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def listed(file: str, *columns: str, part: str = "rows") -> str:
+def listed(file: str, *columns: str) -> str:
     """The rows of a result file, of which some columns are shown."""
     return markdown(columns, ([row.get(column) for column in columns] for row in result(file)[part]))
 
@@ -185,7 +185,7 @@ def readme() -> str:
     return markdown(["", "ours", "its authors'", "a peer's"], rows)
 
 
-LAYERS = ("ERU", "ERU without a compiler", "ERU naive loop", "ERU bf16", "nn.LSTM bf16")
+LAYERS = ("ERU", "ERU naive loop", "ERU bf16", "nn.LSTM bf16")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
 TABLES: dict[str, Callable[[], str]] = {
     **{
@@ -193,11 +193,9 @@ TABLES: dict[str, Callable[[], str]] = {
         for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, stdlib, readme)
     },
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
-    "memory": partial(listed, "recurrence", *SIZES, "nn.LSTM", *LAYERS, part="peak_megabytes"),
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
     "cell": partial(listed, "cell", "batch", *SIZES, "cell", "forward_ms", "forward_backward_ms"),
-    "variables": partial(pivoted, "variables", ["variables"], "threads", [1, 2], "ratio"),
     "vision": partial(pivoted, "vision", PICTURES, "way", ["eager, channels last", "vision.optimize"], "ratio"),
 }
 
