@@ -45,7 +45,7 @@ def markdown(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str
 
 def listed(file: str, *columns: str) -> str:
     """The rows of a result file, of which some columns are shown."""
-    return markdown(columns, ([row.get(column) for column in columns] for row in result(file)[part]))
+    return markdown(columns, ([row.get(column) for column in columns] for row in result(file)["rows"]))
 
 
 def pivoted(file: str, sides: Sequence[str], across: str, wanted: Sequence[object], value: str) -> str:

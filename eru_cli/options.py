@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,6 +48,11 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     if not found:
         raise ValueError(f"{option} {text!r}: must be HEIGHTxWIDTH in pixels, such as 512x1024")
     return int(found[1]), int(found[2])
+
+
+def program() -> str:
+    """How this command line was started, as one types it."""
+    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "eru"
 
 
 def speaks() -> bool:

@@ -24,27 +24,18 @@ def predict(
     pictures: tuple[str, ...],
     model: str,
     weights: str,
-    num_classes: int | None,
     size: str | None,
-    top_k: int,
-    threshold: float | None,
     out: str | None,
     device: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Classify, segment or find objects in PICTUREs: files, or folders of them.
 
     Exit code 2 says that some picture failed; the answers about the others are given all the same.
     """
-    predictor = load_predictor(
-        model,
-        weights,
-        num_classes=num_classes,
-        size=None if size is None else parse_size("--size", size),
-        device=resolve_device(device),
-        top_k=top_k,
-        threshold=threshold,
-    )
+    shape = None if size is None else parse_size("--size", size)
+    predictor = load_predictor(model, weights, size=shape, device=resolve_device(device), **options)
     results: list[dict[str, Any]] = []
     failures: list[Failure] = []
     lines: list[str] = []

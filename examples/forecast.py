@@ -13,12 +13,10 @@ The goal is a score of at most 0.20, which is less than half the error of the li
     python examples/forecast.py --cell eru
 """
 
-import argparse
-import json
 import sys
-import time
 
 import torch
+from program import parse_arguments, report
 from torch import Tensor, nn
 
 from eru import ERUCell
@@ -87,15 +85,7 @@ def baselines(train_windows: Tensor, test_windows: Tensor) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Train the model, print its score beside the baselines as one JSON line, and return 0 if the goal is reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
-    parser.add_argument("--steps", type=int, default=150, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
-
-    start = time.perf_counter()
+    args = parse_arguments(__doc__, argv, steps=150)
     torch.manual_seed(args.seed)
     series = mackey_glass(TRAIN_SAMPLES + TEST_SAMPLES)
     series = (series - series[:TRAIN_SAMPLES].mean()) / series[:TRAIN_SAMPLES].std()
@@ -109,18 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     with torch.no_grad():
         score = rms_error(model(test_windows[:, :CONTEXT], HORIZON)[:, -HORIZON:], test_windows)
 
-    result = {
-        "example": "forecast",
-        **vars(args),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "score": round(score, 4),
-        "baselines": baselines(train_windows, test_windows),
-        "goal": GOAL,
-        "reached": score <= GOAL,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    print(json.dumps(result))
-    return 0 if result["reached"] else 1
+    known = baselines(train_windows, test_windows)
+    return report("forecast", args, model, score=score, baselines=known, goal=GOAL, reached=score <= GOAL)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ The goal is a score of at least 0.98.
     python examples/tag.py --cell eru
 """
 
-import argparse
-import json
 import random
 import sys
-import time
 from collections import Counter
 
 import torch
+from program import parse_arguments, report
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
@@ -111,15 +109,7 @@ def most_frequent_tag(train_pairs: list[tuple[str, str]], test_pairs: list[tuple
 
 def main(argv: list[str] | None = None) -> int:
     """Train the model, print its score beside the baseline as one JSON line, and return 0 if the goal is reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
-    parser.add_argument("--steps", type=int, default=150, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
-
-    start = time.perf_counter()
+    args = parse_arguments(__doc__, argv, steps=150)
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     test_pairs = sample(rng, 1000)
@@ -130,18 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     train(model, rng, args.steps)
     score = accuracy(model, test_pairs)
 
-    result = {
-        "example": "tag",
-        **vars(args),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "score": round(score, 4),
-        "baselines": {"most_frequent_tag": baseline},
-        "goal": GOAL,
-        "reached": score >= GOAL,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    print(json.dumps(result))
-    return 0 if result["reached"] else 1
+    known = {"most_frequent_tag": baseline}
+    return report("tag", args, model, score=score, baselines=known, goal=GOAL, reached=score >= GOAL)
 
 
 if __name__ == "__main__":

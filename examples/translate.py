@@ -12,14 +12,12 @@ The goal is a score of at least 0.95.
     python examples/translate.py --cell eru
 """
 
-import argparse
 import datetime
-import json
 import random
 import sys
-import time
 
 import torch
+from program import parse_arguments, report
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
@@ -100,15 +98,7 @@ def train(model: Translator, days: list[datetime.date], rng: random.Random, step
 
 def main(argv: list[str] | None = None) -> int:
     """Train the model, print its score beside the baseline as one JSON line, and return 0 if the goal is reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
-    parser.add_argument("--steps", type=int, default=200, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
-
-    start = time.perf_counter()
+    args = parse_arguments(__doc__, argv, steps=200)
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     span = range(datetime.date(1900, 1, 1).toordinal(), datetime.date(2100, 1, 1).toordinal())
@@ -123,18 +113,8 @@ def main(argv: list[str] | None = None) -> int:
         right = model(source, lengths).argmax(dim=-1) == target[:, 1:]
     score = right.all(dim=1).float().mean().item()
 
-    result = {
-        "example": "translate",
-        **vars(args),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "score": round(score, 4),
-        "baselines": {"digits_and_january": sum(day.month == 1 for day in test_days) / len(test_days)},
-        "goal": GOAL,
-        "reached": score >= GOAL,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    print(json.dumps(result))
-    return 0 if result["reached"] else 1
+    known = {"digits_and_january": sum(day.month == 1 for day in test_days) / len(test_days)}
+    return report("translate", args, model, score=score, baselines=known, goal=GOAL, reached=score >= GOAL)
 
 
 if __name__ == "__main__":

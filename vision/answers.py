@@ -14,8 +14,6 @@ from vision.drawing import draw_boxes, draw_mask, draw_strip, indexed_mask
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Answer", "Classification", "Detections", "Segmentation"]
-
 
 @dataclass(frozen=True)
 class Answer(ABC):

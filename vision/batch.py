@@ -10,8 +10,6 @@ from vision.backbone import SMALLEST_SIDE
 from vision.pictures import list_pictures, open_picture, picture_suffixes, require_pillow
 from vision.predict import Predictor
 
-__all__ = ["Failure", "Prediction", "predict_files"]
-
 
 @dataclass(frozen=True)
 class Prediction:

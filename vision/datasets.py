@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from importlib.resources import files
 
-__all__ = ["CITYSCAPES", "COCO", "IMAGENET", "VOC", "Colour", "Dataset", "numbered", "voc_palette"]
-
 Colour = tuple[int, int, int]
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["draw_boxes", "draw_mask", "draw_strip", "indexed_mask"]
-
 _DARK, _GREY, _LIGHT = (24, 24, 28), (72, 72, 80), (245, 245, 245)
 _ACCENT = (64, 156, 255)
 

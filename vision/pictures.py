@@ -11,8 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["list_pictures", "open_picture", "picture_suffixes", "require_pillow"]
-
 # Formats that Pillow names but does not decode itself: stubs, and EPS and WMF, which it hands to other programs.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 

@@ -18,8 +18,6 @@ from vision.weights import Weights
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Predictor", "load_predictor"]
-
 
 class Predictor:
     """A model with all that stands between it and pictures.

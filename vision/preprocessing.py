@@ -10,8 +10,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
-
 _MOST_PIXELS = 2**26  # a mistyped size would otherwise end in the system's refusal of the memory
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

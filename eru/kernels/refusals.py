@@ -4,8 +4,6 @@ import warnings
 
 import torch
 
-__all__ = ["warn_once"]
-
 _said: set[str] = set()  # what users were warned of already
 
 

@@ -121,7 +121,7 @@ def train(
             raise
         result = result_of(run, corpus, splits, state, ranks)
         if not quiet and result.steps and not run.folder.curve_path.exists():
-            print("no curve.png: it needs matplotlib", file=sys.stderr)
+            print("no curve.png: matplotlib draws it, which comes with pip install -e '.[plots]'", file=sys.stderr)
         if ranks.is_main:
             run.folder.write_card(model_card(recipe, corpus, result, run.folder.config))
         return result

@@ -10,8 +10,6 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["WeightAverage", "has_stalled"]
-
 
 def has_stalled(history: Sequence[float], n: int = 5) -> bool:
     """Tell whether the validation loss has stopped falling, so that averaging should start, or finetuning end.

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["rng_state", "seed_everything", "set_rng_state"]
-
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python, numpy and torch (the CPU and every CUDA device).

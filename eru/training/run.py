@@ -16,8 +16,6 @@ from torch import Tensor
 
 from eru.storage import atomic_write, read_json, write_json
 
-__all__ = ["RunFolder"]
-
 _ABSENT = "<absent>"
 _FORMAT = {"format": "pt"}
 
