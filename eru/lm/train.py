@@ -100,6 +100,10 @@ def train(
         if source is not None:
             model.load_state_dict(source.load_model().state_dict())
         ranks.broadcast(model)
+        if not quiet:
+            count, parameters = len(splits["train"].ids), sum(p.numel() for p in model.parameters())
+            sizes = f"{parameters:,} parameters, {count:,} training tokens, {recipe.epochs} epochs"
+            print(f"{out}: {sizes} on {ranks.device.type}; a line follows after each epoch", file=sys.stderr)
         is_new = run is None
         run = run or create_run(out, recipe, tokenizer, config, ranks)
         try:

@@ -198,7 +198,7 @@ def test_a_call_ends_when_its_minutes_are_over(train, tmp_path, monkeypatch):
     answer = train("--minutes=7", "--epochs=1", "--json")
     assert (answer.json["steps"], answer.json["finished"]) == (2, False)
     run = tmp_path / "run"
-    assert f"stopped after step 2, 0 epochs complete: go on with lm-train --resume --out {run}" in answer.err
+    assert f"stopped after step 2, 0 epochs complete: go on with eru lm-train --resume --out {run}" in answer.err
     monkeypatch.undo()
     answer = train("--minutes=1e6", "--epochs=1", "--resume", "--json")
     assert (answer.json["epochs"], answer.json["finished"]) == (1, True)

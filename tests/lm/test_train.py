@@ -235,7 +235,7 @@ def test_the_run_folder_is_complete(corpus, tmp_path, monkeypatch, capsys):
 
 def test_without_matplotlib_it_says_so_once(corpus, tmp_path, capsys):
     train(tiny(), corpus, tmp_path / "run")
-    assert capsys.readouterr().err.count("no curve.png: it needs matplotlib") == 1
+    assert capsys.readouterr().err.count("no curve.png: matplotlib draws it") == 1
 
 
 def test_golden_curve(tmp_path):
