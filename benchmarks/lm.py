@@ -1,13 +1,15 @@
-"""A training step of the whole language model on this machine, against the same model of nn.LSTM.
+"""The whole language model on this machine, training and token by token, against the same model of nn.LSTM.
 
-    python benchmarks/lm.py [--threads 2]
+    python benchmarks/lm.py                # writes lm.json and streaming.json in benchmarks/results/
 
-Every round runs each contender once; the table shows medians and the ratio to nn.LSTM of the same width in float32. A
+Every round runs each contender once; rows hold medians and the ratio to nn.LSTM of the same width in float32. A
 training step is forward, backward, clipping and AdamW over B = 20 streams of T = 70 random tokens of a vocabulary of
-10,000. "bf16" are products in bfloat16 under autocast.
+10,000; "bf16" are products in bfloat16 under autocast. Token by token there is one stream, the likeliest word is fed
+back, "optimized" is `eru.optimize`, and in "bf16" the weights themselves are bfloat16.
 """
 
 import argparse
+import copy
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -17,17 +19,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from environment import write_result
-from paired import paired
+from paired import has_bfloat16, paired
 from torch import Tensor, nn
 
+import eru
 from eru.lm.build import build_model
 from eru.lm.model import detach
 from eru.lm.recipes import make_recipe
 
-VOCABULARY, BATCH, STEPS = 10_000, 20, 70
+VOCABULARY, BATCH, STEPS, TOKENS = 10_000, 20, 70, 100
 EPOCH_TOKENS = 929_589  # of the Penn Treebank
 # Hidden sizes that give nn.LSTM (two biases a gate) the recipe's number of parameters.
 EQUAL_HIDDEN = {"paper-7m": 325, "paper-15m": 794}
+PEER = "nn.LSTM, same width"
 
 
 class LSTMLanguageModel(nn.Module):
@@ -51,73 +55,90 @@ class LSTMLanguageModel(nn.Module):
         return F.linear(x, self.embedding.weight, self.bias), ends
 
 
-def train_step(model: Any, optimizer: torch.optim.Optimizer, tokens: Tensor, state: Any, bf16: bool) -> Any:
-    """One step; the state that the next one carries on with."""
-    with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-        if isinstance(model, LSTMLanguageModel):
-            logits, state = model(tokens[:-1], state)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[1:].flatten())
-            state = [tuple(part.detach() for part in parts) for parts in state]
-        else:
-            features = model.features(tokens[:-1], state)
-            loss, state = model.loss(features, tokens[1:]), detach(features.state)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 0.25)
-    optimizer.step()
-    optimizer.zero_grad()
-    return state
+class Trained:
+    """A model with its optimiser and the state that its next window begins with."""
 
+    def __init__(self, model: Any, bf16: bool, tokens: Tensor) -> None:
+        self.model, self.bf16, self.tokens, self.state = model, bf16, tokens, None
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
-def measure(recipe_name: str, equal_hidden: int, rounds: int) -> list[dict[str, Any]]:
-    """The rows of one recipe; ``equal_hidden`` gives nn.LSTM the recipe's number of parameters."""
-    recipe = make_recipe(recipe_name, optimizer="adamw", learning_rate=1e-3)
-    eru = build_model(recipe, VOCABULARY)
-    sizes = recipe.hidden_size, equal_hidden
-    wide, equal = (LSTMLanguageModel(recipe.embedding_size, size, recipe.layer_dropout) for size in sizes)
-    contenders = {
-        "nn.LSTM, same width": (wide, False),
-        "nn.LSTM, same width, bf16": (wide, True),
-        "nn.LSTM, same parameters": (equal, False),
-        "ERU": (eru, False),
-        "ERU bf16": (eru, True),
-    }
-    optimizers = {id(model): torch.optim.AdamW(model.parameters(), lr=1e-3) for model in (wide, equal, eru)}
-    tokens = torch.randint(VOCABULARY, (STEPS + 1, BATCH))
-    states: dict[str, Any] = dict.fromkeys(contenders)
-
-    def milliseconds(name: str) -> float:
-        model, bf16 = contenders[name]
+    def step(self) -> float:
+        """The milliseconds of one training step."""
         start = time.perf_counter()
-        states[name] = train_step(model, optimizers[id(model)], tokens, states[name], bf16)
+        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
+            if isinstance(self.model, LSTMLanguageModel):
+                logits, state = self.model(self.tokens[:-1], self.state)
+                loss = F.cross_entropy(logits.float().flatten(0, 1), self.tokens[1:].flatten())
+            else:
+                features = self.model.features(self.tokens[:-1], self.state)
+                loss, state = self.model.loss(features, self.tokens[1:]), features.state
+        self.state = detach(state)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.25)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return 1000 * (time.perf_counter() - start)
 
-    turns = {name: partial(milliseconds, name) for name in contenders}
-    rows = []
-    for name, (step, ratio) in paired(turns, "nn.LSTM, same width", rounds).items():
-        row = {
-            "recipe": recipe_name,
-            "model": name,
-            "parameters": sum(p.numel() for p in contenders[name][0].parameters()),
+
+@torch.no_grad()
+def milliseconds_a_token(model: nn.Module) -> float:
+    """The time of one token of one stream."""
+    state, token = None, torch.zeros(1, 1, dtype=torch.long)
+    start = time.perf_counter()
+    for _ in range(TOKENS):
+        logits, state = model(token, state)
+        token = logits.argmax(-1)
+    return 1000 * (time.perf_counter() - start) / TOKENS
+
+
+def measure(recipe_name: str, rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of one recipe: of its training steps with two threads, and of its tokens with one."""
+    recipe = make_recipe(recipe_name)
+    ours = build_model(recipe, VOCABULARY)
+    sizes = recipe.hidden_size, EQUAL_HIDDEN[recipe_name]
+    wide, equal = (LSTMLanguageModel(recipe.embedding_size, size, recipe.layer_dropout) for size in sizes)
+    models = {PEER: wide, "nn.LSTM, same parameters": equal, "ERU": ours}
+    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+
+    torch.set_num_threads(2)
+    tokens = torch.randint(VOCABULARY, (STEPS + 1, BATCH))
+    trained = {name: Trained(model, False, tokens) for name, model in models.items()}
+    if has_bfloat16():
+        trained |= {f"{PEER}, bf16": Trained(wide, True, tokens), "ERU bf16": Trained(ours, True, tokens)}
+    training = []
+    for name, (step, ratio) in paired({name: each.step for name, each in trained.items()}, PEER, rounds).items():
+        count = parameters[name.removesuffix(", bf16").removesuffix(" bf16")]
+        figures = {
             "step_ms": round(step, 1),
             "tokens_per_second": round(BATCH * STEPS * 1000 / step),
             "epoch_minutes": round(EPOCH_TOKENS / (BATCH * STEPS) * step / 60_000, 2),
-            "ratio": round(ratio, 3),
         }
-        print(row, flush=True)
-        rows.append(row)
-    return rows
+        row = {"recipe": recipe_name, "model": name, "parameters": count, **figures, "ratio": round(ratio, 3)}
+        training.append(row)
+
+    torch.set_num_threads(1)
+    models["ERU, optimized"] = eru.optimize(ours)
+    parameters["ERU, optimized"] = sum(p.numel() for p in models["ERU, optimized"].parameters())
+    exact = dict(models)
+    models |= {f"{name}, bf16": copy.deepcopy(model).bfloat16() for name, model in exact.items()}
+    turns = {name: partial(milliseconds_a_token, model.eval()) for name, model in models.items()}
+    streaming = []
+    for name, (token, ratio) in paired(turns, PEER, rounds).items():
+        row = {"recipe": recipe_name, "model": name, "parameters": parameters[name.removesuffix(", bf16")]}
+        streaming.append(row | {"ms_a_token": round(token, 3), "ratio": round(ratio, 3)})
+    return training, streaming
 
 
 def main() -> None:
-    """Measure both sizes and write benchmarks/results/lm.json."""
+    """Measure both sizes and write both results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
     torch.manual_seed(0)
-    rows = [row for recipe, hidden in EQUAL_HIDDEN.items() for row in measure(recipe, hidden, args.rounds)]
-    write_result("lm", {"batch": BATCH, "steps": STEPS, "rounds": args.rounds, "rows": rows})
+    training, streaming = zip(*(measure(recipe, rounds) for recipe in EQUAL_HIDDEN), strict=True)
+    note = {"note": "training with two threads, streaming with one", "rounds": rounds}
+    write_result("lm", {"batch": BATCH, "steps": STEPS, **note, "rows": [row for rows in training for row in rows]})
+    write_result("streaming", {"tokens": TOKENS, **note, "rows": [row for rows in streaming for row in rows]})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
+
 
 class Paired(NamedTuple):
     """Medians over the rounds: a contender's time, and its ratio to the peer's of the same round."""
@@ -16,9 +18,9 @@ def paired(contenders: Mapping[str, Callable[[], float]], peer: str, rounds: int
     """Run every contender once a round, and once before the rounds that count.
 
     Args:
-        contenders: each runs once and returns its milliseconds.
-        peer: the one that the others are compared with.
-        rounds: how many count.
+        contenders: Each runs once and returns its milliseconds.
+        peer: The one that the others are compared with.
+        rounds: The number of rounds that count.
 
     Example:
         >>> times = iter([9.0, 9.0, 2.0, 1.0, 4.0, 1.0])
@@ -34,3 +36,8 @@ def paired(contenders: Mapping[str, Callable[[], float]], peer: str, rounds: int
         )
         for name in contenders
     }
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; where not, torch's own LSTM refuses that type."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -80,6 +80,9 @@ class ERUCell(nn.Module):
         recurrent_groups: int = 1,
     ) -> None:
         super().__init__()
+        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("proj_size", proj_size)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name}={value!r}: must be a whole number")
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
@@ -95,12 +98,9 @@ class ERUCell(nn.Module):
                 EESPGates, branches=branches, groups=groups, kernel_size=kernel_size, device=device, dtype=dtype
             )
         else:
-            for name, value, default in (
-                ("branches", branches, None),
-                ("groups", groups, None),
-                ("kernel_size", kernel_size, 3),
-            ):
-                if value != default:
+            given = {"branches": branches, "groups": groups, "kernel_size": None if kernel_size == 3 else kernel_size}
+            for name, value in given.items():
+                if value is not None:
                     raise ValueError(f"{name}={value}: is an option of the EESP, which input_transform replaces")
         self.input_transform = input_transform(input_size, 4 * hidden_size).to(device=device, dtype=dtype)
         self.layer_norm = None
@@ -186,7 +186,9 @@ class ERUCell(nn.Module):
         return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
     def check_input(self, x: Tensor, dimensions: tuple[int, ...]) -> None:
-        """Raise ``ValueError`` unless ``x`` has one of the dimensions, ``input_size`` features and a fitting type."""
+        """Raise an error unless ``x`` is a tensor of a fitting type and shape, with ``input_size`` features last."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"input of type {type(x).__name__}: must be a tensor")
         if x.dim() not in dimensions or x.shape[-1] != self.input_size:
             allowed = " or ".join(f"{n}-D" for n in dimensions)
             raise ValueError(

@@ -1,9 +1,16 @@
 """The EESP unit with its number of dimensions fixed, normalised and activated as in the paper."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from eru.eesp import EESP, Convolution, Layer
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor, all of which it hands on."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
 
 
 class EESP1d(EESP):
@@ -34,23 +41,7 @@ class EESP1d(EESP):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            ndim=1,
-            kernel_size=kernel_size,
-            stride=stride,
-            branches=branches,
-            groups=groups,
-            receptive_field=receptive_field,
-            convolution=convolution,
-            fusion=fusion,
-            residual=residual,
-            norm=norm,
-            activation=activation,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(ndim=1, **_given(locals()))
 
 
 class EESP2d(EESP):
@@ -81,23 +72,7 @@ class EESP2d(EESP):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            ndim=2,
-            kernel_size=kernel_size,
-            stride=stride,
-            branches=branches,
-            groups=groups,
-            receptive_field=receptive_field,
-            convolution=convolution,
-            fusion=fusion,
-            residual=residual,
-            norm=norm,
-            activation=activation,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(ndim=2, **_given(locals()))
 
 
 class EESP3d(EESP):
@@ -128,20 +103,4 @@ class EESP3d(EESP):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            ndim=3,
-            kernel_size=kernel_size,
-            stride=stride,
-            branches=branches,
-            groups=groups,
-            receptive_field=receptive_field,
-            convolution=convolution,
-            fusion=fusion,
-            residual=residual,
-            norm=norm,
-            activation=activation,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(ndim=3, **_given(locals()))

@@ -1,11 +1,9 @@
 """The baselines of Fig. 1 of ESPNetv2 (arXiv 1811.11431): ESP (Fig. 1a) and EESP-A (Fig. 1b)."""
 
-from itertools import accumulate
-
 import torch
 from torch import Tensor, nn
 
-from eru.eesp import EESP, Layer, convolve
+from eru.eesp import EESP, Layer, check_kernel_size, convolve, running_sums
 from eru.sizes import dilations
 
 
@@ -17,27 +15,27 @@ class ESP(nn.Module):
         s_b = \sum_{j \le b} C_j(y), \quad
         z = [s_1, \dots, s_K]\ (+\ x)
 
-    ``reduce`` is a point-wise convolution M -> d = N / K, :math:`C_j` are standard dilated ones d -> d. It holds
-    M d + K n^ndim d^2 weights for n taps. ``norm`` and ``activation`` follow the sum.
+    ``reduce`` is a point-wise convolution M -> d = N / K, and :math:`C_j` are standard dilated ones d -> d. With n
+    taps along each axis they hold M d + K n^ndim d^2 weights. ``norm`` and ``activation`` follow the sum.
 
     Args:
         in_channels: M.
         out_channels: N, a multiple of ``branches``.
         ndim: 1, 2 or 3.
-        kernel_size: taps of a branch along each axis, odd.
+        kernel_size: Taps of a branch along each axis, odd.
         branches: K.
-        receptive_field: limit on what a branch may see, see :func:`eru.sizes.dilations`.
-        residual: add the input where shapes match.
-        norm: makes a normalisation from a channel count; ``None`` for none.
-        activation: makes an activation from a channel count; ``None`` for none.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        receptive_field: Limit on what a branch may see, see :func:`eru.sizes.dilations`.
+        residual: Whether to add the input where shapes match.
+        norm: Makes a normalisation from a channel count; ``None`` for none.
+        activation: Makes an activation from a channel count; ``None`` for none.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (B, M, *space), output (B, N, *space).
 
     Raises:
-        ValueError: sizes that do not fit, naming them.
+        ValueError: Sizes that do not fit, naming them.
 
     Source:
         ESPNet (arXiv 1803.06815).
@@ -63,12 +61,11 @@ class ESP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if ndim not in (1, 2, 3):
+        if ndim not in convolve:
             raise ValueError(f"ndim={ndim}: must be 1, 2 or 3")
         if branches < 1 or out_channels % branches:
             raise ValueError(f"branches={branches} does not divide out_channels={out_channels}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size}: must be odd and at least 1")
+        check_kernel_size(kernel_size)
         conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[ndim - 1]
         width, reach = out_channels // branches, (kernel_size - 1) // 2
         self.reduce = conv(in_channels, width, 1, bias=False)
@@ -83,14 +80,14 @@ class ESP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the unit to (B, M, *space)."""
         y = self.reduce(x)
-        out = torch.cat(list(accumulate((branch(y) for branch in self.branches), torch.add)), dim=1)
+        out = torch.cat(running_sums([branch(y) for branch in self.branches]), dim=1)
         return self.layers(out + x if self.residual else out)
 
 
 class EESPA(EESP):
     """EESP-A: an :class:`EESP` that expands each fused branch by a point-wise convolution of its own.
 
-    The same parameters and outputs as an EESP, whose one grouped convolution does the work of these K.
+    It has the parameters and the outputs of an EESP, whose one grouped convolution does the work of these K.
 
     Source:
         ESPNetv2, Fig. 1b (arXiv 1811.11431).

@@ -81,7 +81,9 @@ class EESPGates(nn.Module):
         check_kernel_size(kernel_size)
         self.input_size, self.output_size = input_size, output_size
         self.gates, self.size = gates, output_size // gates
-        self.branches, self.groups, self.expand_groups, self.width = fit_sizes(input_size, self.size, branches, groups)
+        self.branches, self.groups, self.expand_groups, self.width = fit_sizes(
+            input_size, self.size, branches, groups, names=("input_size", "hidden_size")
+        )
         self.kernel_size, self.fusion = kernel_size, fusion
         self.dilations = dilations(self.branches, receptive_field, kernel_size)
         # Where K does not divide H, the groups of the expand make a few outputs more, which _expand cuts off.

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
+from typing import cast, get_args
 
 import torch
 import torch.fx
@@ -89,13 +89,12 @@ class ERU(LSTMNames):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend={backend!r}: must be one of {', '.join(get_args(Backend))}")
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers}: must be at least 1")
-        for name, p in (
-            ("dropout", dropout),
-            ("weight_dropout", weight_dropout),
-            ("hidden_dropout", hidden_dropout),
-        ):
+        dropouts = {"dropout": dropout, "weight_dropout": weight_dropout, "hidden_dropout": hidden_dropout}
+        for name, p in dropouts.items():
             if not 0 <= p <= 1:
                 raise ValueError(f"{name}={p}: must be a probability from 0 to 1")
         if dropout and num_layers == 1:
@@ -132,11 +131,16 @@ class ERU(LSTMNames):
     def from_lstm(cls, lstm: nn.LSTM) -> "ERU":
         """An ERU with linear input transforms that gives the outputs of ``lstm``; frozen weights stay frozen.
 
+        Raises:
+            TypeError: ``lstm`` is not an ``nn.LSTM``.
+
         Example:
             >>> lstm, x = nn.LSTM(3, 4, num_layers=2), torch.randn(5, 2, 3)
             >>> torch.allclose(ERU.from_lstm(lstm)(x)[0], lstm(x)[0], atol=1e-6)
             True
         """
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"lstm of type {type(lstm).__name__}: must be an nn.LSTM")
         weight = next(lstm.parameters())
         eru = cls(
             lstm.input_size,
@@ -264,16 +268,10 @@ class ERU(LSTMNames):
 
     def extra_repr(self) -> str:
         """Sizes, as printed by ``print(module)``."""
-        shown = f"{self.input_size}, {self.hidden_size}"
-        for name, default in (
-            ("num_layers", 1),
-            ("batch_first", False),
-            ("dropout", 0.0),
-            ("bidirectional", False),
-        ):
-            if getattr(self, name) != default:
-                shown += f", {name}={getattr(self, name)}"
-        return shown
+        defaults = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        values = {name: getattr(self, name) for name in defaults}
+        others = [f"{name}={value}" for name, value in values.items() if value != defaults[name]]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *others])
 
 
 def drop_weight(weight: Tensor, p: float) -> Tensor:

@@ -41,7 +41,11 @@ def receptive_field_limit(size: int) -> int:
 
 
 def fit_sizes(
-    in_channels: int, out_channels: int, branches: int | None, groups: int | None
+    in_channels: int,
+    out_channels: int,
+    branches: int | None,
+    groups: int | None,
+    names: tuple[str, str] = ("in_channels", "out_channels"),
 ) -> tuple[int, int, int, int]:
     """The sizes of a unit that maps any number of channels to any other.
 
@@ -54,6 +58,7 @@ def fit_sizes(
         out_channels: N, at least 1.
         branches: K, which must divide N; ``None`` chooses it.
         groups: Groups of both reduce and expand, which must divide M, N and N / K; ``None`` chooses them.
+        names: What errors call the two channel counts.
 
     Returns:
         Branches K, groups of the reduce, groups of the expand, and width d.
@@ -65,7 +70,8 @@ def fit_sizes(
         >>> fit_sizes(400, 448, None, None), fit_sizes(1, 51, None, None), fit_sizes(3, 1, None, None)
         ((4, 4, 4, 112), (4, 1, 4, 16), (1, 1, 1, 1))
     """
-    given = {"in_channels": in_channels, "out_channels": out_channels, "branches": branches, "groups": groups}
+    inside, outside = names
+    given = {inside: in_channels, outside: out_channels, "branches": branches, "groups": groups}
     for name, value in given.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
@@ -73,14 +79,14 @@ def fit_sizes(
         # The last group of the expand has what the others leave of N; it must have at least one output.
         branches = next(k for k in (4, 3, 2, 1) if (k - 1) * math.ceil(out_channels / k) < out_channels)
     elif out_channels % branches:
-        raise ValueError(f"branches={branches} does not divide out_channels={out_channels}")
+        raise ValueError(f"branches={branches} does not divide {outside}={out_channels}")
     if groups is None:
         width = math.ceil(out_channels / branches**2) * branches
         return branches, _largest_divisor(math.gcd(in_channels, width), branches), branches, width
     for name, value in (
-        (f"in_channels={in_channels}", in_channels),
-        (f"out_channels={out_channels}", out_channels),
-        (f"the width out_channels / branches = {out_channels} / {branches}", out_channels / branches),
+        (f"{inside}={in_channels}", in_channels),
+        (f"{outside}={out_channels}", out_channels),
+        (f"the width {outside} / branches = {out_channels} / {branches}", out_channels / branches),
     ):
         if value % groups:
             raise ValueError(f"groups={groups} does not divide {name}")

@@ -11,17 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, overload
 
-__all__ = [
-    "atomic_write",
-    "cache_dir",
-    "download",
-    "draft_of",
-    "make_cache_folder",
-    "new_folder",
-    "read_json",
-    "write_json",
-]
-
 _TIMEOUT = 30.0  # Seconds.
 
 

@@ -1,43 +1,49 @@
 """The strided EESP: down-sampling by two, with a long-range shortcut to the input image."""
 
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eru.eesp import EESP, Layer
+from eru.eesp import EESP, Convolution, Layer
 
-_avg_pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class StridedEESP(nn.Module):
-    r"""Down-sampling by two: average pooling beside a strided EESP, and a long-range shortcut to the input.
+    r"""Down-sampling by two: average pooling beside a strided EESP, and a long-range shortcut to the input image.
 
     .. math::
         z = \phi([\mathrm{pool}(x), \mathrm{EESP}_{/2}(x)] + \mathrm{shortcut}(\mathrm{image}))
 
-    The image is pooled until its size matches, then passes a 3-convolution and a point-wise one (Fig. 2 of the paper).
+    The shortcut pools the image until its size matches, and then applies a convolution with 3 taps along each axis and
+    a point-wise one. :math:`\phi` is the activation.
 
     Args:
-        in_channels: M.
-        out_channels: N > M; the EESP contributes N - M channels.
+        in_channels: M, the channels of the input.
+        out_channels: N > M; the pooling contributes M of these channels and the EESP N - M.
         ndim: 1, 2 or 3.
-        shortcut_channels: channels of the image; ``None`` builds no shortcut (an ablation of Table 6).
-        feed_image: use the shortcut. Where not, it is held, frozen, but not applied, as level 5 of the published
-            classifiers does; the image may then be left out.
-        norm: as for :class:`EESP`.
-        activation: as for :class:`EESP`.
-        device: where the parameters live.
-        dtype: type of the parameters.
-        options: any further option of :class:`EESP`.
+        shortcut_channels: Channels of the image; ``None`` builds no shortcut (an ablation of Table 6).
+        kernel_size: As for :class:`eru.EESP`, like the options that follow.
+        branches: K.
+        groups: Groups of reduce and expand.
+        receptive_field: Limit on what a branch may see.
+        convolution: Kind of the branches' convolutions.
+        fusion: Whether there is hierarchical feature fusion.
+        norm: Makes a normalisation from a channel count; ``None`` for none.
+        activation: Makes an activation from a channel count; ``None`` for none.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (B, M, *space), image (B, C, *larger space), output (B, N, *space / 2), halves rounded up.
 
     Raises:
-        ValueError: ``out_channels`` not above ``in_channels``, or an image that never matches.
+        ValueError: ``out_channels`` is not above ``in_channels``, or halving the image never gives the output's size.
+
+    Source:
+        ESPNetv2, section 3.3, Fig. 2 (arXiv 1811.11431).
 
     Example:
         >>> down = StridedEESP(16, 32, ndim=2, shortcut_channels=3)
@@ -52,25 +58,33 @@ class StridedEESP(nn.Module):
         *,
         ndim: int,
         shortcut_channels: int | None = None,
-        feed_image: bool = True,
+        kernel_size: int = 3,
+        branches: int | None = None,
+        groups: int | None = None,
+        receptive_field: int | None = None,
+        convolution: Convolution = "depthwise-dilated",
+        fusion: bool = True,
         norm: Layer | None = None,
         activation: Layer | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
     ) -> None:
         super().__init__()
         if out_channels <= in_channels:
             raise ValueError(f"out_channels={out_channels}: must be above in_channels={in_channels}")
-        self.ndim = ndim
         self.eesp = EESP(
             in_channels,
             out_channels - in_channels,
             ndim=ndim,
+            kernel_size=kernel_size,
             stride=2,
+            branches=branches,
+            groups=groups,
+            receptive_field=receptive_field,
+            convolution=convolution,
+            fusion=fusion,
             norm=norm,
             activation=activation,
-            **options,
             device=device,
             dtype=dtype,
         )
@@ -83,25 +97,32 @@ class StridedEESP(nn.Module):
                 conv(shortcut_channels, out_channels, 1, bias=False),
                 *([norm(out_channels)] if norm is not None else []),
             ]
-            self.shortcut = nn.Sequential(*layers).to(device=device, dtype=dtype).requires_grad_(feed_image)
-        self.feed_image = feed_image
+            self.shortcut = nn.Sequential(*layers).to(device=device, dtype=dtype)
         last = nn.Identity() if activation is None else activation(out_channels)
         self.activation = last.to(device=device, dtype=dtype)
+        self._halve = partial(_pool[ndim], kernel_size=3, stride=2, padding=1)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
         """Halve (B, M, *space); ``image`` (B, C, *as large as the result, or larger) feeds the shortcut."""
-        halve = partial(_avg_pool[self.ndim], kernel_size=3, stride=2, padding=1)
-        out = torch.cat([halve(x), self.eesp(x)], dim=1)
-        if self.shortcut is not None and self.feed_image:
-            if image is None:
-                raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
-            size = out.shape[2:]
-            if image.dim() != out.dim():
-                raise ValueError(f"image of shape {tuple(image.shape)}: expected {out.dim()} dimensions")
-            pooled = image
-            while any(have > want for have, want in zip(pooled.shape[2:], size, strict=True)):
-                pooled = halve(pooled)
-            if pooled.shape[2:] != size:
-                raise ValueError(f"image: halving it never gives the size {tuple(size)} of this level")
-            out = out + self.shortcut(pooled)
+        out = self.halve(x)
+        if self.shortcut is not None:
+            out = out + self.shortcut(self._pooled(image, out.shape))
         return self.activation(out)
+
+    def halve(self, x: Tensor) -> Tensor:
+        """Both halves of the channels, before the shortcut and the activation."""
+        return torch.cat([self._halve(x), self.eesp(x)], dim=1)
+
+    def _pooled(self, image: Tensor | None, shape: torch.Size) -> Tensor:
+        """The image in the size of the result, whose shape is given."""
+        if image is None:
+            raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
+        if image.dim() != len(shape):
+            raise ValueError(f"image of shape {tuple(image.shape)}: expected {len(shape)} dimensions")
+        pooled, size = image, shape[2:]
+        while any(have > want for have, want in zip(pooled.shape[2:], size, strict=True)):
+            pooled = self._halve(pooled)
+        if pooled.shape[2:] != size:
+            given = tuple(image.shape[2:])
+            raise ValueError(f"image of size {given}: halving it never gives the size {tuple(size)} of the result")
+        return pooled

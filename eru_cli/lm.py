@@ -15,7 +15,7 @@ from eru.lm.run_folder import open_folder, open_run, trained_on
 from eru.lm.text.corpus import load_corpus
 from eru.lm.train import train
 from eru.training import Interrupted
-from eru_cli.options import answer, as_json, data_dir, device, resolve_device, say, speaks
+from eru_cli.options import answer, as_json, data_dir, device, program, resolve_device, say, speaks
 
 
 @click.command("lm-train")
@@ -25,7 +25,7 @@ from eru_cli.options import answer, as_json, data_dir, device, resolve_device, s
 @click.option("--out", metavar="FOLDER", help="The run folder; by default runs/<data>-<recipe>.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint, with the run's own options.")
 @click.option("--epochs", type=int, help="Passes over the text, over which the schedule runs: --set epochs=N.")
-@click.option("--max-steps", type=int, help="Stop when the run has so many steps; --resume goes on.")
+@click.option("--max-steps", type=int, help="Stop when the whole run has so many steps; --resume goes on.")
 @click.option("--minutes", type=float, help="Stop this call after that time; --resume goes on.")
 @click.option("--from", "start", metavar="RUN", help="Start from the best weights of that run, or of a trained model.")
 @device
@@ -39,15 +39,16 @@ def lm_train(
     out: str | None,
     resume: bool,
     epochs: int | None,
-    max_steps: int | None,
-    minutes: float | None,
-    start: str | None,
     device: str,
     precision: Any,
     as_json: bool,
     fields: tuple[str, ...],
+    **others: Any,
 ) -> None:
-    """Train a language model into a run folder."""
+    """Train a language model into a run folder.
+
+    --max-steps counts the steps of the whole run, from its very beginning.
+    """
     changes = dict(parse_field(text) for text in fields)
     if epochs is not None and changes.setdefault("epochs", epochs) != epochs:
         raise ValueError(f"--epochs {epochs} and --set epochs={changes['epochs']} differ: give one of them")
@@ -62,19 +63,9 @@ def lm_train(
         base, data, precision = make_recipe(recipe or "small"), data or "stdlib", precision or "float32"
     plan = replace(base, **changes)
     corpus = load_corpus(data, data_dir)
-    advice = f"go on with lm-train --resume --out {shlex.quote(out)}"
+    advice = f"go on with {program()} lm-train --resume --out {shlex.quote(out)}"
     try:
-        result = train(
-            plan,
-            corpus,
-            out,
-            resume=resume,
-            start=start,
-            max_steps=max_steps,
-            minutes=minutes,
-            device=place,
-            precision=precision,
-        )
+        result = train(plan, corpus, out, resume=resume, device=place, precision=precision, **others)
     except Interrupted as interrupted:
         say(f"{interrupted}: {advice}")
         raise click.exceptions.Exit(128 + interrupted.signum) from interrupted
@@ -159,17 +150,7 @@ def lm_eval(
 @click.option("--seed", type=int, help="For the same text again.")
 @device
 @as_json
-def lm_generate(
-    run: str,
-    prompt: str,
-    tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-    device: str,
-    as_json: bool,
-) -> None:
+def lm_generate(run: str, prompt: str, tokens: int, device: str, as_json: bool, **sampling: Any) -> None:
     """Continue a text with the model in the folder RUN.
 
     By default with the trained model that comes with the package, ptb-awd-7m: lower-case newspaper English.
@@ -178,14 +159,5 @@ def lm_generate(
     if words := lacking(opened, prompt):
         others = f" and {len(words) - 5} others" if len(words) > 5 else ""
         say(f"note: the vocabulary lacks {', '.join(map(repr, words[:5]))}{others}, which the model reads as unknown")
-    text = generate(
-        opened,
-        prompt,
-        tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        device=resolve_device(device),
-    )
+    text = generate(opened, prompt, tokens, device=resolve_device(device), **sampling)
     answer({"prompt": prompt, "text": text}, as_json, text)

@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +32,27 @@ def resolve_device(name: str) -> str:
     if name != "cpu" and int(known[1] or 0) >= count:
         raise ValueError(f"--device {name!r}: torch {torch.__version__} finds {count} GPUs here")
     return name
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Height and width of a picture, given as ``HxW``.
+
+    Raises:
+        ValueError: The text is something else; the message names the option.
+
+    Example:
+        >>> parse_size("--size", "512x1024")
+        (512, 1024)
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise ValueError(f"{option} {text!r}: must be HEIGHTxWIDTH in pixels, such as 512x1024")
+    return int(found[1]), int(found[2])
+
+
+def program() -> str:
+    """How this command line was started, as one types it."""
+    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "eru"
 
 
 def speaks() -> bool:

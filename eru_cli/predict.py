@@ -1,30 +1,20 @@
 """predict: what a vision model says about pictures."""
 
-import re
 from typing import Any
 
 import click
 
-from eru_cli.options import answer, as_json, device, resolve_device, say
-from vision.predict import Failure, load_predictor, predict_files
-
-
-def _size(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """Height and width of ``WIDTHxHEIGHT``."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
-        raise ValueError(f"--size {text!r}: must be WIDTHxHEIGHT in pixels, such as 384x384")
-    return int(found[2]), int(found[1])
+from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say
+from vision.batch import Failure, predict_files
+from vision.predict import load_predictor
 
 
 @click.command("predict")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
 @click.option("--model", required=True, metavar="NAME", help="Such as espnetv2_200_seg_voc.")
 @click.option("--weights", default="DEFAULT", metavar="FILE_OR_NAME", help="DEFAULT: the model's published ones.")
-@click.option("--classes", type=int, help="How many the model has; its dataset's by default.")
-@click.option("--size", callback=_size, metavar="WxH", help="Of the model's input; as it was trained by default.")
+@click.option("--num-classes", type=int, help="How many the model has; its dataset's by default.")
+@click.option("--size", metavar="HxW", help="Of the model's input; as it was trained by default.")
 @click.option("--top-k", type=int, default=5, help="Most labels of a picture.")
 @click.option("--threshold", type=float, help="Least score reported; 0.3 for boxes, 0.5 for independent labels.")
 @click.option("--out", metavar="PNG_OR_FOLDER", help="Where to draw the answer; a folder for several pictures.")
@@ -34,27 +24,18 @@ def predict(
     pictures: tuple[str, ...],
     model: str,
     weights: str,
-    classes: int | None,
-    size: tuple[int, int] | None,
-    top_k: int,
-    threshold: float | None,
+    size: str | None,
     out: str | None,
     device: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Classify, segment or find objects in PICTUREs: files, or folders of them.
 
     Exit code 2 says that some picture failed; the answers about the others are given all the same.
     """
-    predictor = load_predictor(
-        model,
-        weights,
-        classes=classes,
-        size=size,
-        device=resolve_device(device),
-        top_k=top_k,
-        threshold=threshold,
-    )
+    shape = None if size is None else parse_size("--size", size)
+    predictor = load_predictor(model, weights, size=shape, device=resolve_device(device), **options)
     results: list[dict[str, Any]] = []
     failures: list[Failure] = []
     lines: list[str] = []
@@ -62,12 +43,12 @@ def predict(
         if isinstance(outcome, Failure):
             failures.append(outcome)
             continue
-        lines.append(f"{outcome.picture}: {outcome.answer.describe()}")
+        lines.append(f"{outcome.path}: {outcome.answer.describe()}")
         if outcome.first_of_many:
-            say(f"note: {outcome.picture} holds several pictures; the first one is used")
+            say(f"note: {outcome.path} holds several pictures; the first one is used")
         written = [str(path) for path in outcome.written]
-        results.append({"picture": str(outcome.picture), **outcome.answer.as_dict(), "written": written})
-    failed = [{"picture": str(failure.picture), "reason": failure.reason} for failure in failures]
+        results.append({"picture": str(outcome.path), **outcome.answer.as_dict(), "written": written})
+    failed = [{"picture": str(failure.path), "reason": failure.reason} for failure in failures]
     fields = {"model": model, "weights": weights, "results": results, "failures": failed}
     if results or as_json:
         answer(fields, as_json, "\n".join(lines))

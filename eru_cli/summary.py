@@ -1,6 +1,5 @@
 """summary: parameters and multiply-adds of a model, by stage."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -11,22 +10,22 @@ from eru.complexity import Stage, stages
 from eru.lm.build import build_model, count_parameters
 from eru.lm.recipes import RECIPES, make_recipe
 from eru.lm.run_folder import open_run
-from eru_cli.options import answer, as_json
+from eru_cli.options import answer, as_json, parse_size
 from vision import create_model, list_models
 
 
 @click.command("summary")
 @click.argument("name", metavar="NAME")
 @click.option("--vocab-size", type=int, default=10_000, help="Of a recipe; the Penn Treebank's by default.")
-@click.option("--input", "shape", default="3x224x224", metavar="CxHxW", help="The picture that a vision model sees.")
+@click.option("--input", "size", default="224x224", metavar="HxW", help="Of the picture that a vision model sees.")
 @as_json
-def summary(name: str, vocab_size: int, shape: str, as_json: bool) -> None:
+def summary(name: str, vocab_size: int, size: str, as_json: bool) -> None:
     """Parameters and multiply-adds by stage of the model NAME.
 
     NAME is a recipe, a run folder or a trained model of the package (ptb-awd-7m), counted per token, or a vision
     model, counted per picture.
     """
-    found = _vision_stages(name, shape) if name in list_models() else _language_stages(name, vocab_size)
+    found = _vision_stages(name, size) if name in list_models() else _language_stages(name, vocab_size)
     total = Stage("total", sum(stage.parameters for stage in found), sum(stage.multiply_adds for stage in found))
     width = max(len(row.name) for row in found) + 2
     lines = [f"{'stage':{width}s}{'parameters':>14s}{'multiply-adds':>18s}"]
@@ -52,11 +51,8 @@ def _language_stages(name: str, vocab_size: int) -> Sequence[Stage]:
     return [replace(stage, name=stage.name or "softmax") for stage in stages(model, [(1, 1)], integer=True)]
 
 
-def _vision_stages(name: str, shape: str) -> Sequence[Stage]:
-    sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
-    if not sizes:
-        raise ValueError(f"--input {shape!r}: must be channels x height x width, such as 3x224x224")
-    channels, height, width = map(int, sizes.groups())
-    model = create_model(name, in_channels=channels, device="meta")
+def _vision_stages(name: str, size: str) -> Sequence[Stage]:
+    height, width = parse_size("--input", size)
+    model = create_model(name, device="meta")
     # What a detector selects from its maps is no product.
-    return stages(model, [(1, channels, height, width)], method="raw" if hasattr(model, "raw") else "forward")
+    return stages(model, [(1, 3, height, width)], method="raw" if hasattr(model, "raw") else "forward")

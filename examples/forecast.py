@@ -1,24 +1,22 @@
 """Forecast a chaotic series with a cell that is fed its own predictions.
 
-Task: from 32 noisy observations of the Mackey-Glass series (a delay equation once written for blood-cell
-counts) forecast the next 16. The cell reads one number a step; beyond the last observation it reads what it
+The task is to forecast the next 16 values of the Mackey-Glass series, a delay equation once written for blood-cell
+counts, from 32 noisy observations. The cell reads one number a step. Beyond the last observation it reads what it
 predicted the step before.
 
-Score: root-mean-square error of all 16 steps, over windows that lie after the training part, in units of the
-series' standard deviation (lower is better; the noise alone is 0.05). Baselines: repeating the last
-observation, and the best linear forecast from the same 32 observations (least squares).
+The score is the root-mean-square error of all 16 steps, over windows that lie after the training part, in units of the
+series' standard deviation. Lower is better, and the noise alone is 0.05. There are two baselines: to repeat the last
+observation, and the best linear forecast from the same 32 observations (by least squares).
 
-Goal: at most 0.20, less than half the error of the linear forecast.
+The goal is a score of at most 0.20, which is less than half the error of the linear forecast.
 
     python examples/forecast.py --cell eru
 """
 
-import argparse
-import json
 import sys
-import time
 
 import torch
+from program import parse_arguments, report
 from torch import Tensor, nn
 
 from eru import ERUCell
@@ -30,7 +28,7 @@ GOAL = 0.20
 
 
 def mackey_glass(samples: int, every: float = 3.0, delay: float = 17.0, dt: float = 0.1) -> Tensor:
-    """Samples of dx/dt = 0.2 x(t - delay) / (1 + x(t - delay)^10) - 0.1 x(t), by Euler's method."""
+    """Solve dx/dt = 0.2 x(t - delay) / (1 + x(t - delay)^10) - 0.1 x(t) by Euler's method, and sample the solution."""
     lag, stride, warm_up = round(delay / dt), round(every / dt), 5000
     x = [1.2] * (lag + 1)
     for _ in range(warm_up + samples * stride):
@@ -47,7 +45,7 @@ class Forecaster(nn.Module):
         self.head = nn.Linear(HIDDEN_SIZE, 1)
 
     def forward(self, context: Tensor, horizon: int) -> Tensor:
-        """Predictions (B, T - 1 + horizon) of every value after the first of `context` (B, T)."""
+        """Predict every value after the first of `context` (B, T), and `horizon` more: (B, T - 1 + horizon)."""
         predictions, state = [], None
         for t in range(context.shape[1] + horizon - 1):
             x = context[:, t : t + 1] if t < context.shape[1] else predictions[-1]
@@ -71,12 +69,12 @@ def train(model: Forecaster, windows: Tensor, steps: int) -> None:
 
 
 def rms_error(forecast: Tensor, windows: Tensor) -> float:
-    """Root-mean-square error of `forecast` (N, HORIZON) over the last steps of `windows`."""
+    """Return the root-mean-square error of `forecast` (N, HORIZON) against the last steps of `windows`."""
     return (forecast - windows[:, CONTEXT:]).square().mean().sqrt().item()
 
 
 def baselines(train_windows: Tensor, test_windows: Tensor) -> dict[str, float]:
-    """Errors of the persistent forecast and of the linear one."""
+    """Return the errors of the forecast that repeats the last observation and of the linear one."""
     coefficients = torch.linalg.lstsq(train_windows[:, :CONTEXT], train_windows[:, CONTEXT:]).solution
     context = test_windows[:, :CONTEXT]
     return {
@@ -86,16 +84,8 @@ def baselines(train_windows: Tensor, test_windows: Tensor) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, score against the baselines, print one JSON line; 0 if the goal is reached, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
-    parser.add_argument("--steps", type=int, default=150, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
-
-    start = time.perf_counter()
+    """Train the model, print its score beside the baselines as one JSON line, and return 0 if the goal is reached."""
+    args = parse_arguments(__doc__, argv, steps=150)
     torch.manual_seed(args.seed)
     series = mackey_glass(TRAIN_SAMPLES + TEST_SAMPLES)
     series = (series - series[:TRAIN_SAMPLES].mean()) / series[:TRAIN_SAMPLES].std()
@@ -109,20 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     with torch.no_grad():
         score = rms_error(model(test_windows[:, :CONTEXT], HORIZON)[:, -HORIZON:], test_windows)
 
-    result = {
-        "example": "forecast",
-        **vars(args),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "score": round(score, 4),
-        "baselines": baselines(train_windows, test_windows),
-        "goal": GOAL,
-        "reached": score <= GOAL,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    print(json.dumps(result))
-    return 0 if result["reached"] else 1
+    known = baselines(train_windows, test_windows)
+    return report("forecast", args, model, score=score, baselines=known, goal=GOAL, reached=score <= GOAL)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # each step's products are too small to share
+    torch.set_num_threads(1)  # The products of a step are too small to be shared among threads.
     sys.exit(main())

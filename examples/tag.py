@@ -1,26 +1,24 @@
 """Tag the brackets of a text as matched or unmatched with a bidirectional layer over packed sequences.
 
-Task: a text of 5 to 40 characters holds letters, round and square brackets. Each kind of bracket is matched
-on its own: a closing one belongs to the nearest open one before it. Tag each character `.` (letter), `m`
-(matched bracket) or `u` (unmatched). An opening bracket's tag hangs on what follows, a closing one's on what
-precedes, at any distance.
+A text of 5 to 40 characters holds letters, round and square brackets. Each kind of bracket is matched on its own: a
+closing one belongs to the nearest open one before it. The task is to tag each character as a letter (`.`), a matched
+bracket (`m`) or an unmatched one (`u`). The tag of an opening bracket depends on what follows, and that of a closing
+one on what precedes, at any distance.
 
-Score: share of the brackets of 1000 new texts that are tagged rightly (higher is better). Baseline: the tag
-which each character has most often, whatever stands around it.
+The score is the share of the brackets of 1000 new texts that are tagged rightly; higher is better. The baseline gives
+each character the tag that it has most often, whatever stands around it.
 
-Goal: at least 0.98.
+The goal is a score of at least 0.98.
 
     python examples/tag.py --cell eru
 """
 
-import argparse
-import json
 import random
 import sys
-import time
 from collections import Counter
 
 import torch
+from program import parse_arguments, report
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
@@ -28,12 +26,12 @@ from eru import ERU
 
 ALPHABET, TAGS = "()[]abcd", ".mu"
 EMBEDDING_SIZE, HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 32, 64, 64, 5e-3
-IGNORED = -100  # cross_entropy leaves these targets out: the padding
+IGNORED = -100  # The padding has this target, which cross_entropy leaves out.
 GOAL = 0.98
 
 
 def matching(text: str) -> str:
-    """The tag of each character.
+    """Tag each character rightly.
 
     >>> matching("a)(b[c)]")
     '.um.m.mm'
@@ -49,13 +47,13 @@ def matching(text: str) -> str:
 
 
 def sample(rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """`count` random texts with their tags."""
+    """Draw `count` random texts, and tag them."""
     texts = ["".join(rng.choices(ALPHABET, k=rng.randint(5, 40))) for _ in range(count)]
     return [(text, matching(text)) for text in texts]
 
 
 def encode(pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Characters (B, T), lengths (B,) and tags (B, T) with IGNORED as padding."""
+    """Return the characters (B, T), the lengths (B,), and the tags (B, T) padded with IGNORED."""
     chars = [torch.tensor([ALPHABET.index(char) for char in text]) for text, _ in pairs]
     tags = [torch.tensor([TAGS.index(tag) for tag in tags]) for _, tags in pairs]
     lengths = torch.tensor([len(text) for text, _ in pairs])
@@ -72,7 +70,7 @@ class Tagger(nn.Module):
         self.head = nn.Linear(2 * HIDDEN_SIZE, len(TAGS))
 
     def forward(self, chars: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, T, tags) for padded `chars` (B, T)."""
+        """Return the logits (B, T, tags) of the tags of padded `chars` (B, T)."""
         packed = pack_padded_sequence(self.embedding(chars), lengths, batch_first=True, enforce_sorted=False)
         hidden, _ = pad_packed_sequence(self.layer(packed)[0], batch_first=True)
         return self.head(hidden)
@@ -94,14 +92,14 @@ def train(model: Tagger, rng: random.Random, steps: int) -> None:
 
 @torch.no_grad()
 def accuracy(model: Tagger, pairs: list[tuple[str, str]]) -> float:
-    """Share of the brackets that the model tags rightly."""
+    """Return the share of the brackets that the model tags rightly."""
     chars, lengths, tags = encode(pairs)
     right = model(chars, lengths).argmax(dim=-1) == tags
     return right[tags > TAGS.index(".")].float().mean().item()
 
 
 def most_frequent_tag(train_pairs: list[tuple[str, str]], test_pairs: list[tuple[str, str]]) -> float:
-    """Share of the brackets rightly tagged by each character's most frequent tag."""
+    """Return the share of the brackets that each character's most frequent tag tags rightly."""
     seen = Counter(pair for text, tags in train_pairs for pair in zip(text, tags, strict=True))
     asked = Counter(pair for text, tags in test_pairs for pair in zip(text, tags, strict=True))
     best = {char: max(TAGS, key=lambda tag: seen[char, tag]) for char in "()[]"}
@@ -110,16 +108,8 @@ def most_frequent_tag(train_pairs: list[tuple[str, str]], test_pairs: list[tuple
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, score against the baseline, print one JSON line; 0 if the goal is reached, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
-    parser.add_argument("--steps", type=int, default=150, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
-
-    start = time.perf_counter()
+    """Train the model, print its score beside the baseline as one JSON line, and return 0 if the goal is reached."""
+    args = parse_arguments(__doc__, argv, steps=150)
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     test_pairs = sample(rng, 1000)
@@ -130,20 +120,10 @@ def main(argv: list[str] | None = None) -> int:
     train(model, rng, args.steps)
     score = accuracy(model, test_pairs)
 
-    result = {
-        "example": "tag",
-        **vars(args),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "score": round(score, 4),
-        "baselines": {"most_frequent_tag": baseline},
-        "goal": GOAL,
-        "reached": score >= GOAL,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    print(json.dumps(result))
-    return 0 if result["reached"] else 1
+    known = {"most_frequent_tag": baseline}
+    return report("tag", args, model, score=score, baselines=known, goal=GOAL, reached=score >= GOAL)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # each step's products are too small to share
+    torch.set_num_threads(1)  # The products of a step are too small to be shared among threads.
     sys.exit(main())

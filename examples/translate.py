@@ -1,39 +1,37 @@
 """Rewrite written dates as ISO 8601 with an encoder-decoder and attention.
 
-Task: "the 3rd of march 1987" -> "1987-03-03", character by character, for days from 1900 to 2099 written in
-six ways. The decoder steps a cell: it reads the symbol before, attends to the encoder's states (dot products)
-and predicts the next symbol.
+The task is to turn "the 3rd of march 1987" into "1987-03-03", character by character, for days from 1900 to 2099 that
+are written in six ways. The decoder steps a cell: it reads the symbol before, attends to the encoder's states by dot
+products, and predicts the next symbol.
 
-Score: share of 1000 dates that greedy decoding gets wholly right (higher is better); none of these days
-occurs in training. Baseline: copy the digits of year and day and always guess January.
+The score is the share of 1000 dates that greedy decoding gets wholly right; higher is better. None of these days
+occurs in training. The baseline copies the digits of year and day and always guesses January.
 
-Goal: at least 0.95.
+The goal is a score of at least 0.95.
 
     python examples/translate.py --cell eru
 """
 
-import argparse
 import datetime
-import json
 import random
 import sys
-import time
 
 import torch
+from program import parse_arguments, report
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from eru import ERU, ERUCell
 
-SOURCE_ALPHABET = "\0 ,0123456789abcdefghijklmnopqrstuvwxyz"  # \0 pads
-TARGET_ALPHABET = "\0-0123456789"  # \0 starts
+SOURCE_ALPHABET = "\0 ,0123456789abcdefghijklmnopqrstuvwxyz"  # \0 is the padding.
+TARGET_ALPHABET = "\0-0123456789"  # \0 is the start symbol.
 TARGET_LENGTH = len("1987-03-03")
 EMBEDDING_SIZE, HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 32, 64, 64, 5e-3
 GOAL = 0.95
 
 
 def write(rng: random.Random, day: datetime.date) -> str:
-    """`day` in one of six ways in which people write it."""
+    """Write `day` in one of six ways in which people do."""
     suffix = "th" if 11 <= day.day <= 13 else {1: "st", 2: "nd", 3: "rd"}.get(day.day % 10, "th")
     styles = [
         f"the {day.day}{suffix} of {day:%B} {day.year}",
@@ -47,7 +45,7 @@ def write(rng: random.Random, day: datetime.date) -> str:
 
 
 def encode(rng: random.Random, days: list[datetime.date]) -> tuple[Tensor, Tensor, Tensor]:
-    """Written dates (B, S), lengths (B,) and translations behind a start symbol (B, 1 + TARGET_LENGTH)."""
+    """Return written dates (B, S), their lengths (B,), and translations (B, 1 + TARGET_LENGTH) with a start symbol."""
     sources = [torch.tensor([SOURCE_ALPHABET.index(char) for char in write(rng, day)]) for day in days]
     targets = [[TARGET_ALPHABET.index(char) for char in "\0" + day.isoformat()] for day in days]
     lengths = torch.tensor([len(source) for source in sources])
@@ -66,7 +64,7 @@ class Translator(nn.Module):
         self.head = nn.Linear(2 * HIDDEN_SIZE, len(TARGET_ALPHABET))
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor | None = None) -> Tensor:
-        """Logits (B, TARGET_LENGTH, symbols); reads its own predictions unless given `target` to read."""
+        """Return logits (B, TARGET_LENGTH, symbols). The decoder reads `target`, or without it its own predictions."""
         embedded = self.source_embedding(source)
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         memory, _ = pad_packed_sequence(self.encoder(packed)[0], batch_first=True)  # (B, S, H)
@@ -74,7 +72,7 @@ class Translator(nn.Module):
         symbol, context = source.new_zeros(len(source)), memory.new_zeros(len(source), HIDDEN_SIZE)
         state, logits = None, []
         for t in range(TARGET_LENGTH):
-            if t > 0:  # the first symbol read is the start symbol
+            if t > 0:  # The first symbol that is read is the start symbol.
                 symbol = logits[-1].argmax(dim=-1) if target is None else target[:, t]
             state = self.decoder(torch.cat([self.target_embedding(symbol), context], dim=-1), state)
             scores = torch.einsum("bsh,bh->bs", memory, state[0]).masked_fill(padding, -torch.inf)
@@ -99,16 +97,8 @@ def train(model: Translator, days: list[datetime.date], rng: random.Random, step
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, score against the baseline, print one JSON line; 0 if the goal is reached, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cell", choices=["eru", "lstm"], default="eru")
-    parser.add_argument("--steps", type=int, default=200, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"argument --steps: must be at least 1, got {args.steps}")
-
-    start = time.perf_counter()
+    """Train the model, print its score beside the baseline as one JSON line, and return 0 if the goal is reached."""
+    args = parse_arguments(__doc__, argv, steps=200)
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     span = range(datetime.date(1900, 1, 1).toordinal(), datetime.date(2100, 1, 1).toordinal())
@@ -123,20 +113,10 @@ def main(argv: list[str] | None = None) -> int:
         right = model(source, lengths).argmax(dim=-1) == target[:, 1:]
     score = right.all(dim=1).float().mean().item()
 
-    result = {
-        "example": "translate",
-        **vars(args),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "score": round(score, 4),
-        "baselines": {"digits_and_january": sum(day.month == 1 for day in test_days) / len(test_days)},
-        "goal": GOAL,
-        "reached": score >= GOAL,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    print(json.dumps(result))
-    return 0 if result["reached"] else 1
+    known = {"digits_and_january": sum(day.month == 1 for day in test_days) / len(test_days)}
+    return report("translate", args, model, score=score, baselines=known, goal=GOAL, reached=score >= GOAL)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # each step's products are too small to share
+    torch.set_num_threads(1)  # The products of a step are too small to be shared among threads.
     sys.exit(main())

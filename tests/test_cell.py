@@ -241,8 +241,8 @@ def test_it_exports_with_any_batch_size():
         ((6, 0), {}, "hidden_size=0: must be at least 1"),
         ((6, 8), {"proj_size": 8}, "proj_size=8: must be at least 0 and below hidden_size=8"),
         ((6, 8), {"proj_size": -1}, "proj_size=-1"),
-        ((6, 10), {"branches": 4}, "branches=4 does not divide out_channels=10"),
-        ((6, 8), {"groups": 4}, "groups=4 does not divide in_channels=6"),
+        ((6, 10), {"branches": 4}, "branches=4 does not divide hidden_size=10"),
+        ((6, 8), {"groups": 4}, "groups=4 does not divide input_size=6"),
         ((6, 8), {"kernel_size": 4}, "kernel_size=4: must be odd"),
     ],
 )

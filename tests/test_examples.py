@@ -23,6 +23,9 @@ CELLS = ["eru", "lstm"]
 PAIRS = {"eru": (ERU, ERUCell), "lstm": (nn.LSTM, nn.LSTMCell)}
 
 
+sys.path.insert(0, str(FOLDER))  # as for a program that is started there, which finds program.py
+
+
 def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
     assert spec is not None

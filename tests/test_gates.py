@@ -208,8 +208,8 @@ def test_what_is_evaluated_or_loaded_whole_is_not_warned_of(unsaid):
         ((8, 30), {}, "output_size=30: must be a multiple of gates=4"),
         ((8, 32), {"gates": 0}, "gates=0"),
         ((8, 32), {"kernel_size": 4}, "kernel_size=4: must be odd"),
-        ((8, 40), {"branches": 4}, "branches=4 does not divide out_channels=10"),
-        ((7, 32), {"groups": 4}, "groups=4 does not divide in_channels=7"),
+        ((8, 40), {"branches": 4}, "branches=4 does not divide hidden_size=10"),
+        ((7, 32), {"groups": 4}, "groups=4 does not divide input_size=7"),
     ],
 )
 def test_options_that_do_not_fit(arguments, options, message):

@@ -663,6 +663,29 @@ def test_hooks_of_cells_are_called_once_a_sequence_and_direction():
     assert calls == ["l0", "l0_reverse", "l1", "l1_reverse"]
 
 
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+def test_sharded_cells_give_the_same_outputs_and_gradients():
+    fsdp = pytest.importorskip("torch.distributed.fsdp", reason="needs torch.distributed")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("needs the fully_shard of torch 2.6")
+    rnn, x = ERU(6, 16, 2), torch.randn(5, 3, 6)
+    output = rnn(x)[0]
+    output.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in rnn.named_parameters()}
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        for module in (*rnn.cells.values(), rnn):
+            fsdp.fully_shard(module, mesh=mesh)
+        rnn.zero_grad()
+        sharded = rnn(x)[0]
+        sharded.square().sum().backward()
+        torch.testing.assert_close(sharded, output)
+        torch.testing.assert_close({name: p.grad.to_local() for name, p in rnn.named_parameters()}, grads)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 # --- what programs written for nn.LSTM read
 
 
@@ -756,8 +779,8 @@ def test_vmap_over_lengths():
         ((6, 8), {"weight_dropout": -0.1}, "weight_dropout=-0.1"),
         ((6, 8), {"hidden_dropout": 2}, "hidden_dropout=2"),
         ((6, 8), {"proj_size": 8}, "proj_size=8: must be at least 0 and below hidden_size=8"),
-        ((6, 8), {"branches": 3}, "branches=3 does not divide out_channels=8"),
-        ((6, 8), {"groups": 4}, "groups=4 does not divide in_channels=6"),
+        ((6, 8), {"branches": 3}, "branches=3 does not divide hidden_size=8"),
+        ((6, 8), {"groups": 4}, "groups=4 does not divide input_size=6"),
         ((6, 8), {"recurrent_groups": 3}, "recurrent_groups=3: must divide hidden_size=8"),
         ((6, 8), {"recurrent_groups": 0}, "recurrent_groups=0: must divide hidden_size=8"),
         ((6, 8), {"recurrent_groups": 2, "proj_size": 3}, "recurrent_groups=2: must divide proj_size=3"),
@@ -781,7 +804,7 @@ def test_a_packed_input_of_the_wrong_width():
 
 def test_an_unknown_backend():
     with pytest.raises(ValueError, match="backend='cudnn': must be one of"):
-        ERU(6, 8, backend="cudnn")(torch.zeros(5, 2, 6))
+        ERU(6, 8, backend="cudnn")
 
 
 def test_a_sequence_without_steps():
@@ -840,3 +863,20 @@ def test_in_low_precision_the_state_has_the_type_of_the_module_as_in_torch(dtype
 def test_options_of_the_eesp_are_refused_where_another_map_replaces_it():
     with pytest.raises(ValueError, match="branches=2: is an option of the EESP, which input_transform replaces"):
         ERU(6, 8, input_transform=nn.Linear, branches=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ERU(6, "16"), "hidden_size='16': must be a whole number"),
+        (lambda: ERU(6, 16.0), r"hidden_size=16\.0: must be a whole number"),
+        (lambda: ERU(None, 16), "input_size=None: must be a whole number"),
+        (lambda: ERUCell(6, 16, proj_size=2.5), r"proj_size=2\.5: must be a whole number"),
+        (lambda: ERU(6, 16)([1.0, 2.0]), "input of type list: must be a tensor"),
+        (lambda: ERUCell(6, 16)([1.0, 2.0]), "input of type list: must be a tensor"),
+        (lambda: ERU.from_lstm(nn.GRU(6, 16)), "lstm of type GRU: must be an nn.LSTM"),
+    ],
+)
+def test_what_is_of_another_type_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

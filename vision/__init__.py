@@ -2,6 +2,8 @@
 
 >>> import vision
 >>> model = vision.create_model("espnetv2_100", num_classes=10)
+
+With the authors' weights, ``vision.load_predictor("espnetv2_200_seg_voc")("photo.jpg").save("overlay.png")``.
 """
 
 from vision.backbone import ESPNetv2
@@ -9,6 +11,7 @@ from vision.classification import Classifier
 from vision.datasets import Dataset
 from vision.detection import Detector
 from vision.inference import optimize
+from vision.predict import Predictor, load_predictor
 from vision.preprocessing import Preprocessing
 from vision.pretrained import load_weights, save_weights
 from vision.registry import create_model, list_models
@@ -20,12 +23,14 @@ __all__ = [
     "Dataset",
     "Detector",
     "ESPNetv2",
+    "Predictor",
     "Preprocessing",
     "Segmenter",
     "Weights",
     "create_model",
     "list_models",
     "list_weights",
+    "load_predictor",
     "load_weights",
     "optimize",
     "save_weights",

@@ -1,7 +1,7 @@
 """The ESPNetv2 backbone: five levels, each half the size of the one before."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eru.eesp import EESP, Convolution
-from eru.strided import StridedEESP
+from eru import EESP2d
+from eru.eesp import Convolution
+from vision.downsampling import PublishedDown
 from vision.layers import ConvNormAct, init_weights
 
 WIDTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 LEVELS = 5
 SMALLEST_SIDE = 32
 _REPEATS = {3: 3, 4: 7, 5: 3}
+# Limits on what a branch may see, by level: of the strided unit and of the units after it.
 _DOWN_LIMITS = {2: 13, 3: 11, 4: 9, 5: 7}
 _UNIT_LIMITS = {3: 9, 4: 7, 5: 5}
 
@@ -26,14 +28,14 @@ def channels(width: float) -> tuple[int, ...]:
     """Channels of the five levels, and of the map that a classifier pools (Table 2).
 
     The base is 32 times the width, rounded up to a multiple of 4, so widths a few hundredths apart may be one and the
-    same network; what the paper's division into branches and groups does not fit is fitted by
-    :func:`eru.eesp.fit_sizes`.
+    same network. Where the paper's division into branches and groups does not fit the channels, the units choose
+    another one.
 
     Args:
-        width: above 0; the paper's s.
+        width: The paper's s, a number above 0.
 
     Raises:
-        ValueError: another width.
+        ValueError: The width is not a number above 0.
 
     Example:
         >>> channels(0.5), channels(2.0)
@@ -79,7 +81,7 @@ class FeatureInfo(list[dict[str, Any]]):
 class Level(nn.Module):
     """One level: a strided unit that sees the image again, then units that keep the size."""
 
-    def __init__(self, down: StridedEESP, units: Sequence[nn.Module]) -> None:
+    def __init__(self, down: PublishedDown, units: Sequence[nn.Module]) -> None:
         super().__init__()
         self.down = down
         self.units = nn.Sequential(*units)
@@ -93,24 +95,26 @@ class ESPNetv2(nn.Module):
     """The ESPNetv2 backbone (Table 2), giving the feature maps of its levels.
 
     Args:
-        width: the paper's s: 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, or 3.0 of Fig. 3c, or any other number above 0.
-        in_channels: of the image.
-        depth: levels built, 1 to 5.
-        out_indices: which maps :meth:`forward` gives, 0 to ``depth`` - 1 (negative ones count from the end); all by
+        width: The paper's s: 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, or 3.0 of Fig. 3c, or any other number above 0.
+        in_channels: Channels of the image.
+        depth: How many levels are built, 1 to 5.
+        out_indices: Which maps :meth:`forward` gives, 0 to ``depth`` - 1 (negative ones count from the end); all by
             default.
-        image_levels: levels whose strided unit is fed the image. Level 5 of the published classifiers is not, of the
-            detectors it is; where it is not, the shortcut is held (it is published, and the paper counts it), frozen.
-        convolution: of the branches; ablation of Table 5, see :class:`eru.eesp.EESP`.
-        fusion: hierarchical feature fusion; ablation of Table 6.
-        shortcut: build the long-range shortcuts to the image; ablation of Table 6.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        image_levels: Levels whose strided unit is fed the image. Level 5 of the published classifiers is not, that of
+            the detectors is. Where it is not, the shortcut is held all the same, see
+            :class:`vision.downsampling.PublishedDown`.
+        convolution: Kind of the branches' convolutions; ablation of Table 5, see :class:`eru.EESP`.
+        fusion: Whether there is hierarchical feature fusion; ablation of Table 6.
+        shortcut: Whether to build the long-range shortcuts to the image; ablation of Table 6.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; maps of H / 2, H / 4, ... H / 32, rounded up.
 
     Raises:
-        ValueError: options that do not fit, or an image that is too small or has other channels.
+        ValueError: Options that do not fit, or an image that is too small or has other channels.
+        TypeError: An image that is no tensor of floating-point numbers.
 
     Source:
         ESPNetv2, section 3.3, Table 2.
@@ -135,7 +139,6 @@ class ESPNetv2(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.weights_record: Any = None
         if depth not in range(1, LEVELS + 1):
             raise ValueError(f"depth={depth}: must be 1 to {LEVELS}")
         if not set(image_levels) <= set(range(2, LEVELS + 1)):
@@ -143,31 +146,27 @@ class ESPNetv2(nn.Module):
         if in_channels < 1:
             raise ValueError(f"in_channels={in_channels}: must be at least 1")
         self.width, self.in_channels, self.depth = width, in_channels, depth
+        self.convolution, self.fusion, self.shortcut = convolution, fusion, shortcut
         self.out_indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
+        self.weights_record: Any = None
         self.checkpointing = False
         sizes = channels(width)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        options: dict[str, Any] = {
-            "norm": nn.BatchNorm2d,
-            "activation": nn.PReLU,
-            "convolution": convolution,
-            "fusion": fusion,
-            **place,
-        }
+        kind: dict[str, Any] = {"convolution": convolution, "fusion": fusion}
         self.level1 = ConvNormAct(in_channels, sizes[0], 3, stride=2, **place)
         for level in range(2, depth + 1):
             here = sizes[level - 1]
-            down = StridedEESP(
+            down = PublishedDown(
                 sizes[level - 2],
                 here,
-                ndim=2,
                 receptive_field=_DOWN_LIMITS[level],
                 shortcut_channels=in_channels if shortcut else None,
                 feed_image=level in image_levels,
-                **options,
+                **kind,
+                **place,
             )
             units: list[nn.Module] = [
-                EESP(here, here, ndim=2, receptive_field=_UNIT_LIMITS[level], **options)
+                EESP2d(here, here, receptive_field=_UNIT_LIMITS[level], **kind, **place)
                 for _ in range(_REPEATS.get(level, 0))
             ]
             if level == LEVELS:
@@ -201,6 +200,7 @@ class ESPNetv2(nn.Module):
                 f"with H and W at least {SMALLEST_SIDE}"
             )
         run = _recomputed if self.checkpointing and self.training else _run
+        # The image is pooled once a level and handed on: every strided unit gets it in the size of its result.
         image = F.avg_pool2d(x, 3, 2, 1)
         maps = [self.level1(x)]
         for level in range(2, depth + 1):
@@ -211,41 +211,6 @@ class ESPNetv2(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the levels' results for the backward pass and compute what is inside them again."""
         self.checkpointing = enable
-
-
-class Network(nn.Module):
-    """A backbone with a head: what all whole models share.
-
-    Attributes:
-        num_classes: of the head.
-        architecture: the constructor's other arguments, such as a file of weights keeps beside them.
-        name: in the registry, where it was made there.
-        weights_record: of the published weights that were loaded last, if any.
-        dataset: describes the classes, if they are a known dataset's.
-    """
-
-    backbone: ESPNetv2
-    num_classes: int
-    architecture: dict[str, Any]
-    reset_classifier: Callable[[int], None]
-    name: str | None = None
-    weights_record: Any = None
-    dataset: Any = None
-
-    @property
-    def feature_info(self) -> FeatureInfo:
-        """What the backbone's maps are."""
-        return self.backbone.feature_info
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """See :meth:`ESPNetv2.set_grad_checkpointing`."""
-        self.backbone.set_grad_checkpointing(enable)
-
-    def _take_classes(self, num_classes: int, least: int) -> None:
-        """Remember how many classes there are from now on; which ones, nobody knows."""
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < least:
-            raise ValueError(f"num_classes={num_classes!r}: must be a whole number, at least {least}")
-        self.num_classes, self.dataset = num_classes, None
 
 
 def _run(level: Level, x: Tensor, image: Tensor) -> Tensor:
@@ -259,7 +224,7 @@ def _recomputed(level: Level, x: Tensor, image: Tensor) -> Tensor:
 
 @contextmanager
 def _not_tracking(level: Level) -> Iterator[None]:
-    """Batch normalisation as in training, but the running statistics have seen this batch already."""
+    """Batch normalisation works as in training, but the running statistics have seen this batch already."""
     kept = []
     for norm in level.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:
@@ -277,7 +242,7 @@ def resolve_indices(indices: Sequence[int], depth: int) -> tuple[int, ...]:
     """Indices of maps from 0, where negative ones count from the end.
 
     Raises:
-        ValueError: there is none, or one names no map.
+        ValueError: There is no index, or one names no map.
 
     Example:
         >>> resolve_indices((1, -1), 5)

@@ -70,15 +70,15 @@ def make_priors(
     are 8, 16, 32 and 64 pixels wide (at most the picture); those of the last two divide the picture evenly.
 
     Args:
-        size: height and width of the picture in pixels.
-        maps: height and width of each map.
-        device: where to make them.
+        size: Height and width of the picture in pixels.
+        maps: Height and width of each map.
+        device: Where to make them.
 
     Returns:
         (P, 4), float32.
 
     Raises:
-        ValueError: not six maps.
+        ValueError: There are not six maps.
 
     Source:
         SSD (arXiv 1512.02325), section 2.2, with the sizes of the published ESPNetv2 detectors.
@@ -152,10 +152,10 @@ def match(boxes: Tensor, labels: Tensor, priors: Tensor, threshold: float = 0.45
         boxes: (n, 4) in corner form, of positive size; n may be 0.
         labels: (n,), 1 or more.
         priors: (P, 4) in centre form.
-        threshold: intersection over union.
+        threshold: The least intersection over union.
 
     Returns:
-        labels (P,), 0 for the background, and offsets (P, 4), 0 there.
+        Labels (P,), 0 for the background, and offsets (P, 4), 0 there.
 
     Source:
         SSD (arXiv 1512.02325), section 2.2.
@@ -179,8 +179,8 @@ def match(boxes: Tensor, labels: Tensor, priors: Tensor, threshold: float = 0.45
 
 @torch.library.custom_op("eru::nms_mask", mutates_args=())
 def _nms_mask(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
-    """Work on the classes and ranks that are valid anywhere, mostly few, some classes at once."""
-    at_once = 8 if boxes.device.type == "cpu" else 256  # a CPU's cache holds 8
+    """Suppress within the classes and ranks that are valid anywhere, which are few as a rule."""
+    at_once = 8 if boxes.device.type == "cpu" else 256  # classes; a CPU's cache holds the overlaps of 8
     keep = torch.zeros_like(valid)
     ranks = valid.any(dim=0).nonzero().squeeze(-1)
     for rows in valid.any(dim=1).nonzero().squeeze(-1).split(at_once):
@@ -211,7 +211,7 @@ def nms_mask(boxes: Tensor, valid: Tensor, threshold: float = 0.45) -> Tensor:
     Args:
         boxes: (..., k, 4) in corner form, the best of each class first.
         valid: (..., k), bool: boxes that are not are dropped and suppress none.
-        threshold: intersection over union.
+        threshold: The largest intersection over union at which both boxes stay.
 
     Returns:
         (..., k), bool.

@@ -3,30 +3,34 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision.backbone import ESPNetv2, Network
+from eru.eesp import Convolution
 from vision.layers import init_weights
+from vision.network import Network
 
 
 class Classifier(Network):
     """ESPNetv2 with a linear classifier on the average of its last map.
 
     Args:
-        width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
-        num_classes: at least 1, or 0 for none: then the averaged features are the output.
-        in_channels: of the image.
-        multi_label: a picture may have several labels, or none: :meth:`probabilities` are independent.
-        dropout: on the averaged features.
-        device: where the parameters live.
-        dtype: type of the parameters.
-        options: of the backbone (ablations).
+        width: The paper's s, see :class:`vision.ESPNetv2`.
+        num_classes: At least 1, or 0 for none: then the averaged features are the output.
+        in_channels: Channels of the image.
+        multi_label: Whether a picture may have several labels, or none: :meth:`probabilities` are then independent.
+        dropout: Probability that an averaged feature is dropped in training.
+        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
+        fusion: Ablation of Table 6.
+        shortcut: Ablation of Table 6.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; output (N, num_classes), logits.
 
     Raises:
-        ValueError: options that do not fit, or an image that is too small or has other channels.
+        ValueError: Options that do not fit, or an image that is too small or has other channels.
 
     Source:
         ESPNetv2, section 4.1, Table 2.
@@ -45,27 +49,24 @@ class Classifier(Network):
         *,
         multi_label: bool = False,
         dropout: float = 0.2,
+        convolution: Convolution = "depthwise-dilated",
+        fusion: bool = True,
+        shortcut: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
     ) -> None:
-        super().__init__()
-        self.backbone = ESPNetv2(width, in_channels, **options, device=device, dtype=dtype)
-        self.num_features = self.backbone.feature_info[-1]["num_chs"]
-        self.architecture = {
-            "width": width,
-            "in_channels": in_channels,
-            "multi_label": multi_label,
-            "dropout": dropout,
-            **options,
-        }
-        self.multi_label = multi_label
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(width=width, in_channels=in_channels, **ablation, **place)
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout={dropout}: must be 0 to 1")
+        self.multi_label, self.dropout = multi_label, dropout
+        self.num_features = self.feature_info[-1]["num_chs"]
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new classifier for other classes, where and as the backbone is; 0 for none."""
+        """Make a new classifier for other classes, where and as the backbone is; 0 for none."""
         self._take_classes(num_classes, least=0)
         like = next(self.backbone.parameters())
         self.classifier: nn.Module = nn.Identity()
@@ -83,7 +84,7 @@ class Classifier(Network):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a last map; with ``pre_logits`` what the classifier would see."""
-        pooled = self.dropout(self.pool(x).flatten(1))
+        pooled = F.dropout(self.pool(x).flatten(1), self.dropout, self.training)
         return pooled if pre_logits else self.classifier(pooled)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from importlib.resources import files
 
-__all__ = ["CITYSCAPES", "COCO", "IMAGENET", "VOC", "Colour", "Dataset", "numbered", "voc_palette"]
-
 Colour = tuple[int, int, int]
 
 
@@ -62,7 +60,7 @@ def voc_palette(size: int) -> tuple[Colour, ...]:
     Bit ``7 - j`` of red, green and blue is bit ``3 j``, ``3 j + 1`` and ``3 j + 2`` of the index.
 
     Args:
-        size: How many.
+        size: How many colours.
 
     Example:
         >>> voc_palette(4)
@@ -75,20 +73,20 @@ def voc_palette(size: int) -> tuple[Colour, ...]:
     return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(size))
 
 
-def numbered(classes: int) -> Dataset:
+def numbered(num_classes: int) -> Dataset:
     """A dataset of which only the number of classes is known.
 
     Args:
-        classes: How many, at least 1.
+        num_classes: How many classes, at least 1.
 
     Raises:
-        ValueError: Fewer than one class.
+        ValueError: There is not even one class.
 
     Example:
         >>> numbered(3).categories
         ('class 0', 'class 1', 'class 2')
     """
-    return Dataset("numbered", f"{classes} classes", tuple(f"class {i}" for i in range(classes)))
+    return Dataset("numbered", f"{num_classes} classes", tuple(f"class {i}" for i in range(num_classes)))
 
 
 def _labels(name: str) -> tuple[str, ...]:

@@ -7,15 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision.backbone import SMALLEST_SIDE, ESPNetv2, Network
+from eru.eesp import Convolution
+from vision.backbone import SMALLEST_SIDE
 from vision.boxes import BOXES_PER_CELL, decode, make_priors, match, nms_mask, to_corners
 from vision.layers import ConvNormAct, EfficientPyramid, init_weights, resize
 from vision.multibox import multibox_loss
+from vision.network import Network
+from vision.targets import check_targets
 
+_LEVELS = (2, 3, 4)  # the backbone's maps that are used, counted from 0
 _EXTRA_CHANNELS = (512, 256, 128)
-# Of the pyramids by the map they lead down into, in the order of the decoder.
+# The scales of each pyramid, by the map that it leads down into, in the order of the decoder.
 _SCALES = {3: (2.0, 1.0), 2: (2.0, 1.0, 0.5), 1: (2.0, 1.0, 0.5, 0.25), 0: (2.0, 1.0, 0.5, 0.25)}
-_SLACK = 0.01  # pixels by which float32 arithmetic may have moved a box out of its picture
 
 
 class Detector(Network):
@@ -40,21 +43,23 @@ class Detector(Network):
       (n,), the best first.
 
     Args:
-        width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
-        num_classes: with the background, class 0; at least 2.
-        in_channels: of the image.
-        size: height and width to which the images of a list are resized.
-        score_threshold: lower scores are no detections.
-        nms_threshold: of two boxes of a class that overlap (intersection over union) by more only the better stays.
-        top_k: candidates of each class before that, and detections of an image after it, at most.
-        match_threshold: overlap that makes a prior answer for an object, see :func:`vision.boxes.match`.
-        negatives: background priors for each positive one in the loss, the hardest.
-        device: where the parameters live.
-        dtype: type of the parameters.
-        options: of the backbone (ablations).
+        width: The paper's s, see :class:`vision.ESPNetv2`.
+        num_classes: At least 2, with the background, class 0.
+        in_channels: Channels of the image.
+        size: Height and width to which the images of a list are resized.
+        score_threshold: Lower scores are no detections.
+        nms_threshold: Of two boxes of a class that overlap (intersection over union) by more only the better stays.
+        top_k: How many candidates of each class there are before that, and detections of an image after it, at most.
+        match_threshold: The overlap that makes a prior answer for an object, see :func:`vision.boxes.match`.
+        negatives: How many background priors the loss has for each positive one, the hardest.
+        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
+        fusion: Ablation of Table 6.
+        shortcut: Ablation of Table 6.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Raises:
-        ValueError: options that do not fit, images of another shape, or targets that are missing or wrong.
+        ValueError: Options that do not fit, images of another shape, or targets that are missing or wrong.
 
     Source:
         ESPNetv2, section 4.3, Table 3, and the authors' published networks; SSD (arXiv 1512.02325).
@@ -68,6 +73,8 @@ class Detector(Network):
         ['boxes', 'labels', 'scores']
     """
 
+    image_levels = (2, 3, 4, 5)
+
     def __init__(
         self,
         width: float = 2.0,
@@ -80,31 +87,29 @@ class Detector(Network):
         top_k: int = 200,
         match_threshold: float = 0.45,
         negatives: float = 3.0,
+        convolution: Convolution = "depthwise-dilated",
+        fusion: bool = True,
+        shortcut: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
     ) -> None:
-        super().__init__()
-        _check_options(size, score_threshold, nms_threshold, match_threshold, top_k, negatives)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(out_indices=_LEVELS, width=width, in_channels=in_channels, **ablation, **place)
+        if not isinstance(size, Sequence) or len(size) != 2 or min(size) < SMALLEST_SIDE:
+            raise ValueError(f"size={size}: must be height and width, both at least {SMALLEST_SIDE}")
+        thresholds = {"score": score_threshold, "nms": nms_threshold, "match": match_threshold}
+        for name, value in thresholds.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}_threshold={value}: must be 0 to 1")
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k}: must be at least 1")
+        if negatives < 0:
+            raise ValueError(f"negatives={negatives}: must be at least 0")
         self.size, self.top_k, self.negatives = (size[0], size[1]), top_k, negatives
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.match_threshold = match_threshold
-        self.architecture = {
-            "width": width,
-            "in_channels": in_channels,
-            "size": self.size,
-            "score_threshold": score_threshold,
-            "nms_threshold": nms_threshold,
-            "top_k": top_k,
-            "match_threshold": match_threshold,
-            "negatives": negatives,
-            **options,
-        }
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.backbone = ESPNetv2(
-            width, in_channels, out_indices=(2, 3, 4), image_levels=(2, 3, 4, 5), **options, **place
-        )
-        sizes = self.map_channels = (*self.backbone.feature_info.channels((2, 3, 4)), *_EXTRA_CHANNELS)
+        sizes = self.map_channels = (*self.feature_info.channels(_LEVELS), *_EXTRA_CHANNELS)
         self.extra = nn.ModuleList(_halve(sizes[level], sizes[level + 1], place) for level in (2, 3))
         self.extra.append(
             nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(sizes[4], sizes[5], 1, bias=False, **place), nn.ReLU())
@@ -118,7 +123,7 @@ class Detector(Network):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """New point-wise convolutions for other classes, the background included."""
+        """Make new point-wise convolutions for other classes, the background included."""
         self._take_classes(num_classes, least=2)
         like = self.loc_layers[0].weight
         self.cls_layers = _heads(self.map_channels, num_classes, {"device": like.device, "dtype": like.dtype})
@@ -151,10 +156,10 @@ class Detector(Network):
     def forward(
         self, images: Tensor | Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation: see the class."""
+        """Give losses in training and detections in evaluation, as the class describes."""
         batch, sizes = self._batch(images)
         if self.training:
-            _check_targets(targets, sizes, self.num_classes)
+            check_targets(targets, sizes, self.num_classes)
         priors = self.priors(batch.shape[2:], batch.device)
         confidences, locations = self.raw(batch)
         if not self.training:
@@ -201,11 +206,13 @@ class Detector(Network):
         # Fixed numbers of candidates and detections keep every shape but the last selection's known to a compiler.
         candidates = min(self.top_k, len(priors))
         scores, ranked = scores.topk(candidates)  # (N, C - 1, k)
+        # Every class of every image gets the boxes in the order of its own scores.
         image = torch.arange(scores.shape[0], device=scores.device).view(-1, 1, 1)
         boxes = boxes[image, ranked]  # (N, C - 1, k, 4)
         valid = (scores > self.score_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         scores = torch.where(nms_mask(boxes, valid, self.nms_threshold), scores, -1).flatten(1)
         scores, best = scores.topk(min(self.top_k, scores.shape[1]))
+        # Classes lie one after the other, each with its candidates, so a place tells the class; 0 is the background.
         boxes, labels = boxes.flatten(1, 2)[image[:, 0], best], best // candidates + 1
 
         results = []
@@ -217,9 +224,10 @@ class Detector(Network):
 
 
 def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) -> (1, C, *size), as Pillow would; in float32, which is all that it is written for."""
+    """Resize as Pillow does, (C, H, W) -> (1, C, *size)."""
     if image.shape[1:] == size:
         return image[None]
+    # The antialiased resize knows no half precision.
     wide = image[None].to(torch.promote_types(image.dtype, torch.float32))
     return F.interpolate(wide, size, mode="bilinear", antialias=True).to(image.dtype)
 
@@ -241,7 +249,8 @@ def _heads(sizes: Sequence[int], outputs: int, place: dict[str, Any]) -> nn.Modu
 
 
 def _apply(heads: nn.ModuleList, maps: list[Tensor], outputs: int) -> Tensor:
-    """(N, P, outputs): the maps' answers cell by cell in rows, box by box."""
+    """The answers of all maps (N, P, outputs), cell by cell in rows, box by box."""
+    # A head's channels hold box after box the outputs of a cell, so channels come last before cells are lined up.
     cells = [head(x).permute(0, 2, 3, 1) for head, x in zip(heads, maps, strict=True)]
     return torch.cat([cell.unflatten(-1, (BOXES_PER_CELL, outputs)).flatten(1, 3) for cell in cells], dim=1)
 
@@ -250,61 +259,3 @@ def _corners_scale(size: tuple[int, int], like: Tensor) -> Tensor:
     """Pixels in a whole picture, for boxes in corner form."""
     height, width = size
     return like.new_tensor([width, height, width, height])
-
-
-def _check_options(
-    size: Sequence[int],
-    score_threshold: float,
-    nms_threshold: float,
-    match_threshold: float,
-    top_k: int,
-    negatives: float,
-) -> None:
-    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < SMALLEST_SIDE:
-        raise ValueError(f"size={size}: must be height and width, both at least {SMALLEST_SIDE}")
-    thresholds = {"score": score_threshold, "nms": nms_threshold, "match": match_threshold}
-    for name, value in thresholds.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}_threshold={value}: must be 0 to 1")
-    if top_k < 1:
-        raise ValueError(f"top_k={top_k}: must be at least 1")
-    if negatives < 0:
-        raise ValueError(f"negatives={negatives}: must be at least 0")
-
-
-def _check_targets(
-    targets: Sequence[Mapping[str, Tensor]] | None, sizes: list[tuple[int, int]], num_classes: int
-) -> None:
-    if targets is None or len(targets) != len(sizes):
-        given = None if targets is None else f"{len(targets)} of them"
-        raise ValueError(f"targets={given}: in training there must be one for each of the {len(sizes)} images")
-    for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-        _check_target(f"targets[{i}]", target, size, num_classes)
-
-
-def _check_target(name: str, target: Mapping[str, Tensor], size: tuple[int, int], num_classes: int) -> None:
-    missing = [key for key in ("boxes", "labels") if not isinstance(target.get(key), Tensor)]
-    if missing:
-        raise ValueError(f"{name} holds no tensor {' and no tensor '.join(missing)}, only {sorted(target)}")
-    boxes, labels = target["boxes"], target["labels"]
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f'{name}["boxes"] of shape {tuple(boxes.shape)}: expected (n, 4)')
-    if labels.shape != boxes.shape[:1]:
-        raise ValueError(
-            f'{name}["labels"] of shape {tuple(labels.shape)}: expected ({len(boxes)},), as many as boxes'
-        )
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f'{name}["labels"] of type {labels.dtype}: must be integers')
-    height, width = size
-    low, high = boxes.float().split(2, dim=1)
-    limit = high.new_tensor([width, height])
-    # Comparisons that hold, so that a NaN fails them.
-    good = ((low >= -_SLACK) & (low < high) & (high <= limit + _SLACK)).all(dim=1)
-    if not good.all():
-        raise ValueError(
-            f'{name}["boxes"] has {boxes[~good][0].tolist()}: '
-            f"must be x1, y1, x2, y2 with 0 <= x1 < x2 <= {width} and 0 <= y1 < y2 <= {height}"
-        )
-    good = (labels > 0) & (labels < num_classes)
-    if not good.all():
-        raise ValueError(f'{name}["labels"] has {labels[~good][0].item()}: must be 1 to {num_classes - 1}')

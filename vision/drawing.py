@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["draw_boxes", "draw_mask", "draw_strip", "indexed_mask"]
-
 _DARK, _GREY, _LIGHT = (24, 24, 28), (72, 72, 80), (245, 245, 245)
 _ACCENT = (64, 156, 255)
 
@@ -66,7 +64,7 @@ def draw_mask(
     Args:
         picture: An RGB picture.
         mask: The class of every pixel, (height, width).
-        colours: Of each class.
+        colours: The colour of each class.
         legend: Names and their colours, for the corner where they hide least; as many as fit are written.
         background: The class that is left as it is.
 
@@ -95,7 +93,7 @@ def draw_boxes(
         picture: An RGB picture.
         boxes: Left, top, right and bottom of each, in pixels.
         labels: What to write at each.
-        colours: Of each.
+        colours: The colour of each.
 
     Example:
         >>> from PIL import Image
@@ -128,7 +126,7 @@ def indexed_mask(mask: np.ndarray, colours: Sequence[Colour]) -> "Image":
 
     Args:
         mask: The class of every pixel, (height, width).
-        colours: Of each class.
+        colours: The colour of each class.
 
     Example:
         >>> indexed_mask(np.ones((30, 40), np.int64), [(0, 0, 0), (128, 0, 0)]).convert("RGB").getpixel((0, 0))

@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eru.eesp import EESP
-from eru.kernels.refusals import warn_once
-from vision.branches import pack_taps, split_transform_fuse, supports
 
 
-def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
+def optimize(model: nn.Module) -> nn.Module:
     """A copy of a model for inference only: the same outputs, sooner.
 
     Batch normalisation goes into the convolution before it; where a sum or a concatenation stands between them it
@@ -20,16 +18,13 @@ def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
     in the copy, and its state dict is its own.
 
     Args:
-        model: any model, backbone or part of one, on any device; it stays as it is.
-        fused: run the branches of every EESP unit as one kernel (see :mod:`vision.branches`) where the copy is on an
-            NVIDIA GPU; anywhere else they run as they would, after one warning that says why. No GPU has run the
-            kernel yet, so it is not the default.
+        model: Any model, backbone or part of one, on any device; it stays as it is.
 
     Returns:
         The copy, in evaluation mode.
 
     Raises:
-        TypeError: not a module.
+        TypeError: The model is not a module.
 
     Example:
         >>> from vision.classification import Classifier
@@ -41,22 +36,22 @@ def optimize(model: nn.Module, *, fused: bool = False) -> nn.Module:
         raise TypeError(f"model={model!r}: must be a module")
     holder = nn.Sequential(copy.deepcopy(model).eval().requires_grad_(False))
     with torch.no_grad():
-        _fold_parts(holder, fused)
+        _fold_parts(holder)
     holder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return holder[0]
 
 
-def _fold_parts(module: nn.Module, fused: bool) -> None:
+def _fold_parts(module: nn.Module) -> None:
     for name, part in list(module.named_children()):
         if isinstance(part, EESP):
             if _folds_whole(part):
-                setattr(module, name, InferenceEESP(part, fused))
+                setattr(module, name, InferenceEESP(part))
         elif _folds(part):
             setattr(module, name, ScaleShift(*_affine(part)))
         else:
             if isinstance(part, nn.Sequential):
                 _fold_run(part)
-            _fold_parts(part, fused)
+            _fold_parts(part)
 
 
 def _fold_run(run: nn.Sequential) -> None:
@@ -83,10 +78,9 @@ def _folds(part: nn.Module) -> bool:
 
 
 def _folds_whole(unit: EESP) -> bool:
-    """Whether a unit is one of the vision networks' kind."""
-    norms = [part[0] for part in (unit.reduce_layers, unit.branch_layers, unit.expand_layers) if len(part)]
-    plain = unit.ndim == 2 and unit.stacks == 1 and unit.conv_axis == "space"
-    return plain and len(norms) == 3 and all(map(_folds, norms))
+    """Whether a unit is one of the vision networks' kind: in two dimensions, with foldable normalisations."""
+    norms = [layers[0] for layers in (unit.reduce_layers, unit.branch_layers, unit.expand_layers) if layers]
+    return unit.ndim == 2 and len(norms) == 3 and all(map(_folds, norms))
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -160,13 +154,14 @@ class Branches(nn.Module):
             )
             for weight, dilation in zip(unit.branch_weights(), unit.dilations, strict=True)
         )
-        norm, *layers = unit.branch_layers
+        layers: Any = unit.branch_layers
+        norm, *activation = layers
         self.norm = ScaleShift(*_affine(norm))
-        self.activation = nn.Sequential(*layers)
+        self.activation = nn.Sequential(*activation)
         self.fusion = unit.fusion
 
     def forward(self, y: Tensor) -> Tensor:
-        """(N, d, H, W) -> (N, K d, H / stride, W / stride)."""
+        """Turn a reduced map (N, d, H, W) into the concatenation (N, K d, H / stride, W / stride)."""
         maps: list[Tensor] = []
         for convolution in self.convolutions:
             made = convolution(y)
@@ -174,62 +169,31 @@ class Branches(nn.Module):
         return self.activation(self.norm(torch.cat(maps, dim=1)))
 
 
-class FusedBranches(Branches):
-    """The same as one kernel; where that cannot run, as before."""
-
-    taps: Tensor
-
-    def __init__(self, unit: EESP) -> None:
-        super().__init__(unit)
-        self.register_buffer("taps", pack_taps(unit.branch_weight, unit.branches))
-        self.dilations, self.stride = unit.dilations, unit.stride
-
-    def forward(self, y: Tensor) -> Tensor:
-        """See :class:`Branches`."""
-        reason = supports(y, self.taps)
-        if reason is not None:
-            warn_once(f"fused=True: the kernel cannot run: {reason}; the convolutions do")
-            return super().forward(y)
-        slope: Any = self.activation[0].weight if len(self.activation) else None
-        return split_transform_fuse(
-            y,
-            self.taps,
-            self.dilations,
-            stride=self.stride,
-            fusion=self.fusion,
-            scale=self.norm.scale.flatten(),
-            shift=self.norm.shift.flatten(),
-            slope=slope,
-        )
-
-
-def _fuses(unit: EESP) -> bool:
-    """Whether the kernel knows the unit's convolutions and activation."""
-    _, *layers = unit.branch_layers
-    return unit.branch_weight.shape[1] == 1 and all(isinstance(layer, nn.PReLU) for layer in layers)
-
-
 class InferenceEESP(nn.Module):
     """An EESP unit at inference: reduce, branches and expand, what is linear folded into them."""
 
-    def __init__(self, unit: EESP, fused: bool = False) -> None:
+    def __init__(self, unit: EESP) -> None:
         super().__init__()
-        reduce_norm, *reduce_layers = unit.reduce_layers
+        first: Any = unit.reduce_layers
+        last: Any = unit.expand_layers
+        reduce_norm, *activation = first
         point: dict[str, Any] = {"stride": 1, "padding": 0}
         scale, shift = _affine(reduce_norm)
         self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups, **point)
-        self.reduce_activation = nn.Sequential(*reduce_layers)
-        self.branches = (FusedBranches if fused and _fuses(unit) else Branches)(unit)
+        self.reduce_activation = nn.Sequential(*activation)
+        self.branches = Branches(unit)
         # Where the sizes do not divide evenly, the unit expands to more channels than it keeps.
         self.out_channels, extra = unit.out_channels, len(unit.expand_weight) - unit.out_channels
-        scale, shift = _affine(unit.expand_layers[0])
+        scale, shift = _affine(last[0])
         weight = unit.expand_weight * F.pad(scale.flatten(), (0, extra)).view(-1, 1, 1, 1)
         self.expand = FoldedConv(weight, F.pad(shift, (0, extra)), groups=unit.expand_groups, **point)
         self.residual = unit.residual
-        self.activation = nn.Identity() if unit.stride > 1 else unit.activation
+        # The strided units of published networks hold an activation that is never applied.
+        self.activation = None if unit.stride > 1 else unit.activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the unit to (N, M, H, W)."""
         y = self.reduce_activation(self.reduce(x))
         z = self.expand(self.branches(y))[:, : self.out_channels]
-        return self.activation(z.add_(x) if self.residual else z)
+        z = z.add_(x) if self.residual else z
+        return z if self.activation is None else self.activation(z)

@@ -15,13 +15,13 @@ class ConvNormAct(nn.Sequential):
     """Convolution, batch normalisation and PReLU; padded so that stride 1 keeps the size.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd.
-        stride: of the convolution.
-        groups: of the convolution.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps along each axis, odd.
+        stride: Stride of the convolution.
+        groups: Groups of the convolution.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H / stride, W / stride), rounded up.
@@ -64,7 +64,7 @@ def norm_act(channels: int, **place: Any) -> nn.Sequential:
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, corners aligned, as everywhere in the published networks."""
+    """Bilinear interpolation with corners aligned, as everywhere in the published networks."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
@@ -79,19 +79,19 @@ class EfficientPyramid(nn.Module):
     ``max(5, ceil(size * scale))`` first and brought back after.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels of the reduced input.
-        scales: of the branches.
-        last: end in an expand with bias and without normalisation and activation: the network's logits.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        width: Channels of the reduced input.
+        scales: Scale of each branch.
+        last: Whether the output is a network's logits: then the expand has a bias, and nothing follows it.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
 
     Source:
-        the authors' published segmentation and detection networks.
+        The authors' published segmentation and detection networks.
 
     Example:
         >>> EfficientPyramid(8, 16, 4, (2.0, 1.0, 0.5))(torch.zeros(2, 8, 9, 7)).shape
@@ -123,9 +123,10 @@ class EfficientPyramid(nn.Module):
         self.last = nn.Identity() if last else norm_act(out_channels, **place)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Apply the pyramid to (N, in_channels, H, W)."""
         y = self.project(x)
         pyramid = torch.cat([self._at_scale(y, i) for i in range(len(self.scales))], dim=1)
+        # The shuffle brings the scales of one channel together, since the merge has a group for each channel.
         pyramid = F.channel_shuffle(self.norm_act(pyramid), len(self.scales))
         return self.last(self.expand(self.merge(pyramid)))
 
@@ -148,14 +149,14 @@ class EfficientPointwise(nn.Module):
     Args:
         in_channels: M.
         out_channels: N; the convolution has gcd(M, N) groups.
-        device: where the parameters live.
-        dtype: type of the parameters.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
 
     Source:
-        the authors' published segmentation networks.
+        The authors' published segmentation networks.
 
     Example:
         >>> EfficientPointwise(8, 12)(torch.zeros(2, 8, 9, 7)).shape
@@ -176,15 +177,15 @@ class EfficientPointwise(nn.Module):
         self.convolution = ConvNormAct(in_channels, out_channels, 3, groups=groups, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Apply the gated convolution to (N, in_channels, H, W)."""
         return self.convolution(x) * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()
 
 
 def init_weights(module: nn.Module) -> None:
     """Draw all weights anew as the paper's networks do.
 
-    Convolutions Kaiming normal (fan out), batch normalisation 1 and 0, linear layers N(0, 0.001), biases 0, PReLU
-    0.25.
+    Convolutions are Kaiming normal (fan out) and linear layers N(0, 0.001); biases are 0. Batch normalisation begins
+    with scale 1 and shift 0, PReLU with the slope 0.25.
 
     Example:
         >>> init_weights(nn.Linear(3, 4))

@@ -24,7 +24,7 @@ def multibox_loss(
         locations: (N, P, 4), predicted offsets.
         labels: (N, P), int64, of :func:`vision.boxes.match`.
         offsets: (N, P, 4), those of :func:`vision.boxes.match`.
-        negatives: hard negatives for every positive prior.
+        negatives: Hard negatives for every positive prior.
 
     Returns:
         The losses of boxes and classes, scalars.

@@ -1,7 +1,7 @@
 """The numbers of ESPNetv2 (arXiv 1811.11431, CVPR 2019) that need no training, beside what our models count.
 
-The paper's rule: every parameter is counted, held but unused ones too; FLOPs are multiply-adds of the convolutions,
-without the linear classifier. A printed figure is left out where no text of the paper at hand gave it.
+The paper's rule: every parameter is counted, also those that are held and never used; FLOPs are multiply-adds of the
+convolutions, without the linear classifier. A function for each table gives its rows.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from eru.complexity import stages
-from eru.eesp import EESP, receptive_field_limit
+from eru.eesp import EESP
 from eru.esp import EESPA, ESP
-from eru.lm.build import build_model
-from eru.lm.recipes import make_recipe
-from vision import create_model
+from eru.sizes import receptive_field_limit
 from vision.backbone import channels
 from vision.detection import Detector
+from vision.registry import create_model
+from vision.weights import model_name
 
-Verdict = Literal["equal", "differs", "unread"]
+Verdict = Literal["equal", "differs"]
 UNITS = {"": 1, "M": 10**6, "B": 10**9, "x": 1}
 
 _TABLE_2 = {
@@ -41,8 +41,6 @@ _SEGMENTERS = {
 _DETECTORS = {"voc": ("4.75", {300: "0.9", 512: "2.5"}), "coco": ("5.81", {300: "1.1", 512: "3.2"})}
 _DATASETS = {"voc": "PASCAL VOC", "city": "Cityscapes", "coco": "MS COCO"}
 
-_UNREAD = "the paper's figure was not in the texts of it at hand"
-_SAME_COST = f"a dilation costs nothing, so these are the multiply-adds of Table 2; {_UNREAD}"
 _CUT_OFF = "the paper rounds most figures, but cuts this one off"
 
 
@@ -51,12 +49,12 @@ class Row:
     """One number of the paper and ours.
 
     Attributes:
-        table: what it belongs to, in words.
-        quantity: what is counted.
-        printed: the paper's figure in ``unit``, with the digits it prints; ``None`` where none could be read.
-        ours: our count, exact, in ones.
-        unit: a key of ``UNITS``.
-        note: why the two differ, or what else there is to know.
+        table: What it belongs to, in words.
+        quantity: What is counted.
+        printed: The paper's figure in ``unit``, with the digits that it prints.
+        ours: Our count, exact, in ones.
+        unit: A key of ``UNITS``.
+        note: Why the two differ, or what else there is to know.
 
     Example:
         >>> Row("Table 2", "s = 2.0, parameters", "3.49", 3_498_136, "M").verdict
@@ -65,7 +63,7 @@ class Row:
 
     table: str
     quantity: str
-    printed: str | None
+    printed: str
     ours: float
     unit: str = ""
     note: str = ""
@@ -73,17 +71,9 @@ class Row:
     @property
     def verdict(self) -> Verdict:
         """Whether ours, rounded or cut off to the printed digits, is the printed figure (the paper does both)."""
-        if self.printed is None:
-            return "unread"
         printed, ours = Decimal(self.printed), Decimal(self.ours) / UNITS[self.unit]
         shortened = {ours.quantize(printed, rounding) for rounding in (ROUND_HALF_UP, ROUND_DOWN)}
         return "equal" if printed in shortened else "differs"
-
-
-def paper_rows() -> list[Row]:
-    """Every row of every table, in the paper's order; the authors' model tables come last."""
-    tables = (table_1, section_3, table_2, figure_7, table_3, table_4, table_5, table_6, model_tables)
-    return [row for table in tables for row in table()]
 
 
 def parameters(model: nn.Module) -> int:
@@ -183,7 +173,7 @@ def table_2() -> list[Row]:
     title = "Table 2 and Fig. 3c: classifiers, images of 224x224"
     rows = []
     for width, (size, cost) in (_TABLE_2 | {3.0: ("5.9", "602")}).items():
-        weights, work = counts(f"espnetv2_{round(100 * width):03d}", 224, 224)
+        weights, work = counts(model_name(width), 224, 224)
         label = f"{'Fig. 3c, ' if width == 3 else ''}s = {width}, channels {'-'.join(map(str, channels(width)))}"
         rows.append(Row(title, f"{label}, parameters", size, weights, "M", _CUT_OFF if width == 2 else ""))
         rows.append(Row(title, f"s = {width}, FLOPs", cost, work, "M", _CUT_OFF if width >= 2 else ""))
@@ -192,12 +182,11 @@ def table_2() -> list[Row]:
 
 def figure_7() -> list[Row]:
     """The segmenters of the figure: s = 2.0."""
-    title = "Fig. 7: segmenters, s = 2.0"
-    note = f"{_UNREAD}; of these models the authors' model table, below, gives the FLOPs"
     rows = []
-    for dataset, height, width in (("voc", 384, 384), ("city", 512, 1024)):
+    for dataset, height, width, printed in (("voc", 384, 384, "0.76"), ("city", 512, 1024, "2.7")):
         _, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
-        rows.append(Row(title, f"{_DATASETS[dataset]} {width}x{height}, FLOPs", None, work, "B", note))
+        label = f"{_DATASETS[dataset]}, {height}x{width}, FLOPs"
+        rows.append(Row("Fig. 7: segmenters, s = 2.0", label, printed, work, "B"))
     return rows
 
 
@@ -217,52 +206,32 @@ def table_3() -> list[Row]:
     return rows
 
 
-def table_4() -> list[Row]:
-    """The language models."""
-    title = "Table 4: language models on the Penn Treebank (10,000 words)"
-    rows = []
-    for printed in ("7", "15"):
-        recipe = make_recipe(f"paper-{printed}m")
-        with torch.device("meta"):
-            model = build_model(recipe, 10_000)
-        e, h = recipe.embedding_size, recipe.hidden_size
-        note = f"embedding {e}, tied to the softmax; layers {e} -> {h} -> {h} -> {e}"
-        rows.append(Row(title, f"ERU, recipe {recipe.name}, parameters", printed, parameters(model), "M", note))
-    return rows
-
-
 def table_5() -> list[Row]:
-    """Kinds of convolution in the units."""
-    title = "Table 5: convolutions of the units, s = 1.0, images of 224x224"
-    _, wider = counts("espnetv2_125", 224, 224, convolution="dilated")
-    reason = f"could not be reproduced; s = 1.25 would cost {wider / UNITS['M']:.1f} M"
+    """Kinds of convolution in the units. The two whose multiply-adds are those of s = 1.25 say which network it is."""
+    title = "Table 5: convolutions of the units, s = 1.25, images of 224x224"
+    _, narrower = counts("espnetv2_100", 224, 224, convolution="dilated")
+    reason = f"could not be reproduced; s = 1.0 would cost {narrower / UNITS['M']:.1f} M"
     cases = [
         ("dilated, d -> d", "dilated", "478", reason),
-        ("depth-wise, not dilated", "depthwise", None, _SAME_COST),
-        ("depth-wise dilated", "depthwise-dilated", None, _SAME_COST),
+        ("depth-wise, not dilated", "depthwise", "123", ""),
+        ("depth-wise dilated", "depthwise-dilated", "123", ""),
     ]
     rows = []
     for label, kind, printed, note in cases:
-        _, work = counts("espnetv2_100", 224, 224, convolution=kind)
+        _, work = counts("espnetv2_125", 224, 224, convolution=kind)
         rows.append(Row(title, f"{label}, FLOPs", printed, work, "M", note))
     return rows
 
 
 def table_6() -> list[Row]:
-    """Feature fusion (HFF) and the long-range shortcut to the image (LRSC)."""
-    title = "Table 6: fusion (HFF) and shortcuts to the image (LRSC), s = 1.0, images of 224x224"
-    free = f"running sums have no parameters, and cost no multiply-adds; {_UNREAD}"
-    cases = [
-        ("HFF and LRSC", {}, _TABLE_2[1.0], "printed in Table 2"),
-        ("LRSC only", {"fusion": False}, (None, None), free),
-        ("HFF only", {"shortcut": False}, ("1.66", "84"), ""),
-        ("neither", {"fusion": False, "shortcut": False}, (None, None), free),
-    ]
+    """The long-range shortcut to the image (LRSC); running sums (HFF) have no parameters and no multiply-adds."""
+    title = "Table 6: shortcuts to the image (LRSC), s = 1.0, images of 224x224"
     rows = []
-    for label, options, (size, cost), note in cases:
-        weights, work = counts("espnetv2_100", 224, 224, **options)
-        rows.append(Row(title, f"{label}, parameters", size, weights, "M", note))
-        rows.append(Row(title, f"{label}, FLOPs", cost, work, "M", note))
+    cases = [("R1 and R2, without", False, ("1.66", "84")), ("R3 to R5, with", True, ("1.67", "86"))]
+    for label, shortcut, (size, cost) in cases:
+        weights, work = counts("espnetv2_100", 224, 224, shortcut=shortcut)
+        rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
+        rows.append(Row(title, f"{label}, FLOPs", cost, work, "M"))
     return rows
 
 
@@ -278,7 +247,7 @@ def model_tables() -> list[Row]:
         for (height, width), printed in costs.items():
             weights, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
             work += classes * height * width // 8
-            rows.append(Row(title, f"{label} {width}x{height}, FLOPs", printed, work, "M"))
+            rows.append(Row(title, f"{label} {height}x{width}, FLOPs", printed, work, "M"))
         rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
     for dataset, (size, costs) in _DETECTORS.items():
         label = f"SSD, {_DATASETS[dataset]}"

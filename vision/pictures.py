@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,21 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["list_pictures", "open_picture", "picture_suffixes"]
-
 # Formats that Pillow names but does not decode itself: stubs, and EPS and WMF, which it hands to other programs.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+def require_pillow() -> None:
+    """Say where Pillow comes from, if it is not here.
+
+    Raises:
+        ValueError: Pillow is not installed.
+
+    Example:
+        >>> require_pillow()
+    """
+    if find_spec("PIL") is None:
+        raise ValueError("pictures need Pillow, which is not installed: it comes with eru's extra 'vision'")
 
 
 def open_picture(path: str | Path) -> "Image":
@@ -27,13 +39,14 @@ def open_picture(path: str | Path) -> "Image":
 
     Raises:
         ValueError: The file is not there, is not a picture, is damaged, has more pixels than Pillow's limit against
-            decompression bombs, or has pixels whose range is not known. The message names it.
+            decompression bombs, or has pixels whose range is not known; the message names it. Or Pillow is missing.
 
     Example:
         >>> open_picture("nowhere.png")
         Traceback (most recent call last):
         ValueError: nowhere.png: no such file
     """
+    require_pillow()
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, not a picture' if path.is_dir() else 'no such file'}")

@@ -10,8 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
-
+_MOST_PIXELS = 2**26  # a mistyped size would otherwise end in the system's refusal of the memory
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -29,7 +28,7 @@ class Preprocessing:
         std: By what they are divided.
 
     Raises:
-        ValueError: A size below 1, or a crop outside of (0, 1].
+        ValueError: A side below 1, too many pixels, or a crop outside of (0, 1].
 
     Example:
         >>> from PIL import Image
@@ -45,6 +44,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size={self.size}: must be a height and a width of at least 1")
+        if self.size[0] * self.size[1] > _MOST_PIXELS:
+            raise ValueError(f"size={self.size}: must be at most {_MOST_PIXELS:,} pixels in all")
         if self.crop is not None and not 0 < self.crop <= 1:
             raise ValueError(f"crop={self.crop}: must be None or in (0, 1]")
 
@@ -55,7 +56,7 @@ class Preprocessing:
             picture: In mode RGB, as `vision.pictures.open_picture` gives it.
 
         Raises:
-            ValueError: Another mode.
+            ValueError: The picture is in another mode.
         """
         from PIL.Image import Resampling
 

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from eru.storage import atomic_write, cache_dir, download, make_cache_folder
-from vision.backbone import Network
+from vision.network import Network
 from vision.published import from_published, is_published
 from vision.weights import WEIGHTS, Weights
 
@@ -42,7 +42,7 @@ def fetch(weights: Weights) -> Path:
     """The published file in the cache, downloaded where it is missing or altered; only verified content is kept.
 
     Raises:
-        ValueError: the file cannot be downloaded, or is not the published one.
+        ValueError: The file cannot be downloaded, or is not the published one.
     """
     path = cache_dir() / "weights" / weights.file_name
     if path.is_file() and blob_id(path.read_bytes()) == weights.blob:
@@ -75,10 +75,10 @@ class WeightsFile:
         """Find and read a file.
 
         Args:
-            weights: a record, its name, or the path of a file.
+            weights: A record, its name, or the path of a file.
 
         Raises:
-            ValueError: there is no such record or file, the download failed, or the file was altered since.
+            ValueError: There is no such record or file, the download failed, or the file was altered since.
         """
         if not isinstance(weights, Weights | str | Path):
             raise TypeError(f"weights={weights!r}: must be a record of published weights, a name or a path")
@@ -100,7 +100,7 @@ class WeightsFile:
         """The state dict, in this library's names.
 
         Raises:
-            ValueError: the file is no state dict, is broken, or holds more than tensors.
+            ValueError: The file is no state dict, is broken, or holds more than tensors.
         """
         try:
             return _parse(self.content, safe=self.path.suffix == ".safetensors")
@@ -159,15 +159,15 @@ def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) 
     """Load weights into a model, strictly: every entry must be there and fit.
 
     Args:
-        model: a whole model, or a backbone, which takes what the file's backbone has for it.
-        weights: a record, its name, or the path of a file: the authors' ``.pth``, or one that
+        model: A whole model, or a backbone, which takes what the file's backbone has for it.
+        weights: A record, its name, or the path of a file: the authors' ``.pth``, or one that
             :func:`save_weights` wrote; or such a file already read.
 
     Returns:
         The record of a published file, ``None`` for another.
 
     Raises:
-        ValueError: there is no such file, it is not the published one, is broken, or does not fit the model.
+        ValueError: There is no such file, it is not the published one, is broken, or does not fit the model.
     """
     file = weights if isinstance(weights, WeightsFile) else WeightsFile.find(weights)
     own = model.state_dict()
@@ -206,11 +206,12 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model's state as safetensors, whole or not at all, with what builds the model again.
 
     Args:
-        model: any module; of a model made by name, ``create_model(name, weights=path)`` finds its options again.
-        path: ends in ``.safetensors``.
+        model: Any module. One that the registry made is built again, with its options, by
+            ``create_model(name, weights=path)``.
+        path: A name that ends in ``.safetensors``.
 
     Raises:
-        ValueError: another ending.
+        ValueError: The name ends in something else.
 
     Example:
         >>> import tempfile
@@ -224,7 +225,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"format": "pt"}
     if isinstance(model, Network) and model.name is not None:
-        described = {"name": model.name, "num_classes": model.num_classes, **model.architecture}
+        described = {"name": model.name, "num_classes": model.num_classes, **model.architecture()}
         metadata[_ARCHITECTURE] = json.dumps(described)
     with atomic_write(path, "wb") as file:
         file.write(save(state, metadata))

@@ -1,48 +1,48 @@
-"""Models by name."""
+"""Models by name: five kinds of models in seven widths."""
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
 
-from vision.backbone import WIDTHS, ESPNetv2, Network, resolve_indices
+from vision.backbone import WIDTHS, ESPNetv2, resolve_indices
 from vision.classification import Classifier
 from vision.datasets import CITYSCAPES, COCO, IMAGENET, VOC, Dataset
 from vision.detection import Detector
+from vision.network import Network, option_names
+from vision.preprocessing import Preprocessing
 from vision.pretrained import WeightsFile, load_weights
 from vision.segmentation import Segmenter
 from vision.weights import WEIGHTS, Weights, list_weights, model_name
 
-_Made = TypeVar("_Made", bound=nn.Module)
-
 
 @dataclass(frozen=True)
-class _Entry:
-    """A named model: its class, width, dataset, and how its backbone differs from a classifier's."""
+class Kind:
+    """What the models of one kind share, whatever their width.
 
-    build: Callable[..., Network]
-    width: float
+    Attributes:
+        network: Their class.
+        dataset: What their classes are, unless another number of classes is asked for.
+        preprocessing: What they see of a picture, unless their weights are known to have seen something else.
+    """
+
+    network: type[Network]
     dataset: Dataset
-    depth: int = 5
-    image_levels: Sequence[int] = (2, 3, 4)
+    preprocessing: Preprocessing
 
 
-_MODELS = {
-    model_name(width, suffix): entry
-    for width in WIDTHS
-    for suffix, entry in (
-        ("", _Entry(Classifier, width, IMAGENET)),
-        ("_seg_voc", _Entry(Segmenter, width, VOC, depth=4)),
-        ("_seg_city", _Entry(Segmenter, width, CITYSCAPES, depth=4)),
-        ("_ssd_voc", _Entry(Detector, width, VOC, image_levels=(2, 3, 4, 5))),
-        ("_ssd_coco", _Entry(Detector, width, COCO, image_levels=(2, 3, 4, 5))),
-    )
+_KINDS = {
+    "": Kind(Classifier, IMAGENET, Preprocessing((224, 224), crop=0.875)),
+    "_seg_voc": Kind(Segmenter, VOC, Preprocessing((384, 384))),
+    "_seg_city": Kind(Segmenter, CITYSCAPES, Preprocessing((512, 1024))),
+    "_ssd_voc": Kind(Detector, VOC, Preprocessing((300, 300))),
+    "_ssd_coco": Kind(Detector, COCO, Preprocessing((300, 300))),
 }
+_MODELS = {model_name(width, suffix): (width, kind) for width in WIDTHS for suffix, kind in _KINDS.items()}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -59,7 +59,6 @@ def create_model(
     name: str,
     *,
     num_classes: int | None = None,
-    in_channels: int | None = None,
     weights: Weights | str | Path | None = None,
     weights_backbone: Weights | str | Path | None = None,
     features_only: bool = False,
@@ -71,27 +70,27 @@ def create_model(
     """Build a model, with weights if any are named.
 
     Args:
-        name: see :func:`list_models`.
-        num_classes: the dataset's by default. With this model's published weights and another number, the last layer
-            is drawn anew.
-        in_channels: of the image; 3 by default.
+        name: The model's name, see :func:`list_models`.
+        num_classes: How many classes it tells apart; those of its dataset by default. With this model's published
+            weights and another number, the last layer is drawn anew.
         weights: ``"DEFAULT"`` (the model's published file), a record or its name, or the path of a file; see
-            :func:`vision.pretrained.load_weights`.
-        weights_backbone: weights of which only the backbone is taken, such as a classifier's for a detector;
+            :func:`vision.load_weights`.
+        weights_backbone: Weights of which only the backbone is taken, such as a classifier's for a detector;
             ``"DEFAULT"`` is the published classifier of the same width.
-        features_only: the backbone alone, which gives a list of maps.
-        out_indices: with ``features_only``, which maps; levels below the last one named are not built.
-        device: where the parameters live.
-        dtype: type of the parameters.
-        options: of the model's class: ``multi_label``, ``fusion``, ``shortcut``, ... A file that
-            :func:`vision.save_weights` wrote knows those of its model, and the number of its classes.
+        features_only: Whether to build the backbone alone, which gives a list of maps.
+        out_indices: Which maps, with ``features_only``; levels below the last one named are not built.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+        options: Options of the model's class: ``in_channels``, ``multi_label``, ``fusion``, ``shortcut``, ... A file
+            that :func:`vision.save_weights` wrote knows those of its model, and the number of its classes.
 
     Returns:
-        The model, in training mode as every new module. ``model.weights_record`` is the record of its published
-        weights and ``model.dataset`` describes its classes; ``None`` where there is none.
+        The model, in training mode as every new module. ``model.preprocessing`` turns a picture into its input,
+        ``model.dataset`` names its classes if they are known, and ``model.weights_record`` is the record of its
+        published weights, if it has them.
 
     Raises:
-        ValueError: an unknown name, weights that do not fit, or options that do not.
+        ValueError: An unknown name, weights that do not fit, or options that do not.
 
     Example:
         >>> model = create_model("espnetv2_050_seg_voc", num_classes=3)
@@ -103,48 +102,77 @@ def create_model(
         raise ValueError(f"name={name!r}: no such model; did you mean {', '.join(close) or 'espnetv2_100'}?")
     if weights is not None and weights_backbone is not None:
         raise ValueError("weights and weights_backbone: name one of them")
-    entry = _MODELS[name]
-    file, file_backbone = _find(name, weights), _find(model_name(entry.width), weights_backbone)
-    place: dict[str, Any] = {"device": device, "dtype": dtype}
-    if in_channels is not None:
-        options["in_channels"] = in_channels
-    if features_only:
-        if num_classes is not None:
-            raise ValueError(f"num_classes={num_classes}: with features_only=True there are no classes")
-        return _backbone(entry, out_indices, file or file_backbone, **{"width": entry.width, **options}, **place)
-    if out_indices is not None:
+    if features_only and num_classes is not None:
+        raise ValueError(f"num_classes={num_classes}: with features_only=True there are no classes")
+    if out_indices is not None and not features_only:
         raise ValueError(f"out_indices={tuple(out_indices)}: needs features_only=True")
-    own = len(entry.dataset.categories)
-    known = {} if file is None else _known(name, entry, file)
-    classes = known.pop("num_classes", own) if num_classes is None else num_classes
-    # Only this model's own published file may lack the wanted number of classes.
-    published = own if file is not None and file.record is not None else classes
-    model = _build(entry.build, **{"width": entry.width, **known, **options, "num_classes": published}, **place)
+    width, kind = _MODELS[name]
+    place = {"device": device, "dtype": dtype}
+    file, backbone_file = _find(name, weights), _find(model_name(width), weights_backbone)
+    if features_only:
+        return _build_backbone(name, kind, {"width": width, **options}, out_indices, file or backbone_file, place)
+
+    record = None if file is None else file.record
+    saved = {} if file is None else _saved_options(name, file)
+    own = len(kind.dataset.categories)
+    held = saved.pop("num_classes", own)
+    classes = held if num_classes is None else num_classes
+    # A published file has its dataset's classes: where others are wanted, the last layer is replaced after loading.
+    built = classes if record is None else own
+    preprocessing = kind.preprocessing if record is None else record.preprocessing
+    if kind.network is Detector:
+        saved.setdefault("size", preprocessing.size)  # a detector resizes the images of a list itself
+    options = {"width": width, **saved, **options}
+    model = _build(name, kind.network, options, num_classes=built, **place)
     model.name = name
     if file is not None:
         model.weights_record = load_weights(model, file)
-    if file_backbone is not None:
-        load_weights(model.backbone, file_backbone)
-    if classes != published:
+    if backbone_file is not None:
+        load_weights(model.backbone, backbone_file)
+    if classes != model.num_classes:
         model.reset_classifier(classes)
-    model.dataset = entry.dataset if classes == own else None
+    model.dataset = kind.dataset if classes == own else None
+    model.preprocessing = replace(preprocessing, size=getattr(model, "size", preprocessing.size))
     return model
 
 
-def _known(name: str, entry: _Entry, file: WeightsFile) -> dict[str, Any]:
-    """The options that a file knows its model was made with.
+def _build(name: str, build: Callable[..., Any], options: Mapping[str, Any], **decided: Any) -> Any:
+    """Call a constructor whose options are known to be its own, so that what it raises is not about their names."""
+    known = option_names(build)
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(f"{option}={value!r}: {name} has no such option here; it has {', '.join(known)}")
+    return build(**options, **decided)
+
+
+def _build_backbone(
+    name: str,
+    kind: Kind,
+    options: Mapping[str, Any],
+    out_indices: Sequence[int] | None,
+    file: WeightsFile | None,
+    place: Mapping[str, Any],
+) -> ESPNetv2:
+    """The backbone of a kind of models, no deeper than its maps need."""
+    depth, image_levels = kind.network.depth, kind.network.image_levels
+    indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
+    levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": image_levels}
+    backbone = _build(name, ESPNetv2, options, **levels, **place)
+    if file is not None:
+        backbone.weights_record = load_weights(backbone, file)
+    return backbone
+
+
+def _saved_options(name: str, file: WeightsFile) -> dict[str, Any]:
+    """What a file knows about its model: the options, and the number of classes.
 
     Raises:
-        ValueError: it is another model's file.
+        ValueError: It is another model's file.
     """
-    known: dict[str, Any] = file.architecture()
-    if file.record is not None:
-        known = {"name": file.record.model}
-        if entry.build is Detector:
-            known["size"] = file.record.preprocessing.size  # of the images that it was trained on
-    if (other := known.pop("name", name)) != name:
+    saved = file.architecture() if file.record is None else {"name": file.record.model}
+    if (other := saved.pop("name", name)) != name:
         raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
-    return known
+    return saved
 
 
 def _find(name: str, weights: Weights | str | Path | None) -> WeightsFile | None:
@@ -156,21 +184,3 @@ def _find(name: str, weights: Weights | str | Path | None) -> WeightsFile | None
             raise ValueError(f"weights='DEFAULT': there are no published weights of {name}")
         weights = WEIGHTS[own[0]]
     return WeightsFile.find(weights)
-
-
-def _build(build: Callable[..., _Made], **options: Any) -> _Made:
-    try:
-        return build(**options)
-    except TypeError as error:
-        # A constructor names itself in full; users asked for a model by another name.
-        raise ValueError(f"an option does not fit this model: {str(error).partition('() ')[2] or error}") from error
-
-
-def _backbone(entry: _Entry, out_indices: Sequence[int] | None, file: WeightsFile | None, **options: Any) -> ESPNetv2:
-    indices = resolve_indices(range(entry.depth) if out_indices is None else out_indices, entry.depth)
-    backbone = _build(
-        ESPNetv2, depth=1 + max(indices), out_indices=indices, image_levels=entry.image_levels, **options
-    )
-    if file is not None:
-        backbone.weights_record = load_weights(backbone, file)
-    return backbone

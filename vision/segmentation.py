@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vision.backbone import ESPNetv2, Network
+from eru.eesp import Convolution
 from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, norm_act, resize
+from vision.network import Network
 
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 _PLANES = (64, 48, 32)
-_LEAST_REDUCED = 10
+_LEAST_REDUCED, _MOST_REDUCED = 10, 16
 
 
 class Segmenter(Network):
@@ -24,21 +25,23 @@ class Segmenter(Network):
     PReLU :math:`\phi`; the last pyramid's logits are enlarged to the image's size.
 
     Args:
-        width: the paper's s, see :class:`vision.backbone.ESPNetv2`.
-        num_classes: at least 1 (one class: the logit of being foreground).
-        in_channels: of the image.
-        pyramid_width: channels inside of the pyramids; by default half the classes, at least the 10 of the published
-            networks and at most 16.
-        device: where the parameters live.
-        dtype: type of the parameters.
-        options: of the backbone (ablations).
+        width: The paper's s, see :class:`vision.ESPNetv2`.
+        num_classes: At least 1. With one class, its logit tells the foreground from the background.
+        in_channels: Channels of the image.
+        pyramid_width: Channels inside of the pyramids. By default half the number of classes, but at least the 10 of
+            the published networks and at most 16.
+        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
+        fusion: Ablation of Table 6.
+        shortcut: Ablation of Table 6.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; output ``{"out": (N, num_classes, H, W)}``, logits, as
         torchvision's models give them.
 
     Raises:
-        ValueError: options that do not fit, or an image that is too small or has other channels.
+        ValueError: Options that do not fit, or an image that is too small or has other channels.
 
     Source:
         ESPNetv2, section 4.2, and the authors' published networks.
@@ -48,6 +51,8 @@ class Segmenter(Network):
         torch.Size([2, 5, 65, 97])
     """
 
+    depth = 4
+
     def __init__(
         self,
         width: float = 2.0,
@@ -55,24 +60,27 @@ class Segmenter(Network):
         in_channels: int = 3,
         *,
         pyramid_width: int | None = None,
+        convolution: Convolution = "depthwise-dilated",
+        fusion: bool = True,
+        shortcut: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
     ) -> None:
-        super().__init__()
-        self._take_classes(num_classes, least=1)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        reduced = min(max(num_classes // 2, _LEAST_REDUCED), 16) if pyramid_width is None else pyramid_width
-        if reduced < 1:
+        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(width=width, in_channels=in_channels, **ablation, **place)
+        self._take_classes(num_classes, least=1)
+        if pyramid_width is None:
+            pyramid_width = min(max(num_classes // 2, _LEAST_REDUCED), _MOST_REDUCED)
+        if pyramid_width < 1:
             raise ValueError(f"pyramid_width={pyramid_width}: must be at least 1")
-        self.architecture = {"width": width, "in_channels": in_channels, "pyramid_width": reduced, **options}
-        self.backbone = ESPNetv2(width, in_channels, depth=4, **options, **place)
-        coarsest, *finer = reversed(self.backbone.feature_info.channels())
+        self.pyramid_width = pyramid_width
+        coarsest, *finer = reversed(self.feature_info.channels())
         self.pyramids = nn.ModuleList(
-            EfficientPyramid(size, planes, reduced, SCALES, **place)
+            EfficientPyramid(size, planes, pyramid_width, SCALES, **place)
             for size, planes in zip((coarsest, *_PLANES), _PLANES, strict=False)
         )
-        self.pyramids.append(EfficientPyramid(_PLANES[-1], num_classes, reduced, SCALES, last=True, **place))
+        self.pyramids.append(EfficientPyramid(_PLANES[-1], num_classes, pyramid_width, SCALES, last=True, **place))
         self.skips = nn.ModuleList(
             EfficientPointwise(size, planes, **place) for size, planes in zip(finer, _PLANES, strict=True)
         )
@@ -80,7 +88,7 @@ class Segmenter(Network):
         init_weights(self)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new last convolution for other classes; the decoder stays as it is."""
+        """Make a new last convolution for other classes; the decoder stays as it is."""
         self._take_classes(num_classes, least=1)
         old = self.get_classifier()
         self.pyramids[-1].expand = nn.Conv2d(
@@ -95,7 +103,7 @@ class Segmenter(Network):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits at the images' size."""
-        *finer, coarsest = self.backbone.forward_levels(x, 4)
+        *finer, coarsest = self.backbone.forward_levels(x, self.depth)
         decoded = self.pyramids[0](coarsest)
         for i, encoded in enumerate(reversed(finer)):
             merged = resize(decoded, encoded.shape[2:]) + self.skips[i](encoded)

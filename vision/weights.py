@@ -14,15 +14,17 @@ class Weights:
     r"""One published file.
 
     Attributes:
-        name: the model's name, a dot and what tells its files apart: ``espnetv2_200_seg_voc.384x384``.
-        model: name in the registry of the model that the weights are for.
-        url: where the file is.
-        blob: its git blob id, the SHA-1 of ``blob <size>\0`` and its bytes.
-        dataset: what it was trained on, with categories and palette.
-        preprocessing: from a picture to the network's input.
-        metrics: as published, in per cent: in the tables of the authors' repository.
-        licence: of the file.
-        attribution: whose work it is.
+        name: The model's name, a dot and what tells its files apart. For segmenters and detectors this is the height
+            and width of the images of their training: ``espnetv2_200_seg_city.512x1024``. (The authors' own file
+            names have the width first.)
+        model: The registry's name of the model that the weights are for.
+        url: Where the file is.
+        blob: The file's git blob id, the SHA-1 of ``blob <size>\0`` and its bytes.
+        dataset: What it was trained on, with categories and palette.
+        preprocessing: From a picture to the network's input.
+        metrics: What the tables of the authors' repository print of it, in per cent.
+        licence: The file's licence.
+        attribution: Whose work it is.
     """
 
     name: str
@@ -54,23 +56,25 @@ def model_name(width: float, suffix: str = "") -> str:
 def _weights(
     task: str, width: float, dataset: str, size: tuple[int, int], blob: str, metrics: Mapping[str, float]
 ) -> Weights:
-    """The record of a file; ``size`` is (width, height), as in the file's name."""
-    suffix, tag, described = {
-        "imagenet": ("", "imagenet_224", IMAGENET),
-        "pascal": ("voc", "{}x{}", VOC),
-        "city": ("city", "{}x{}", CITYSCAPES),
-        "coco": ("coco", "{}x{}", COCO),
+    """The record of a file, trained on images of this size (height, width)."""
+    suffix, described = {
+        "imagenet": ("", IMAGENET),
+        "pascal": ("voc", VOC),
+        "city": ("city", CITYSCAPES),
+        "coco": ("coco", COCO),
     }[dataset]
     head = {"classification": "", "segmentation": "_seg_", "detection": "_ssd_"}[task]
     model = model_name(width, head + suffix)
-    file = f"espnetv2_s_{width}_{dataset}_{size[0]}x{size[1]}.pth"
+    tag = "imagenet_224" if task == "classification" else f"{size[0]}x{size[1]}"
+    # The authors name the width of the images before their height.
+    file = f"espnetv2_s_{width}_{dataset}_{size[1]}x{size[0]}.pth"
     return Weights(
-        name=f"{model}.{tag.format(*size)}",
+        name=f"{model}.{tag}",
         model=model,
         url=f"{_SOURCE}/{task}/model_zoo/espnetv2/{file}",
         blob=blob,
         dataset=described,
-        preprocessing=Preprocessing((size[1], size[0]), crop=0.875 if task == "classification" else None),
+        preprocessing=Preprocessing(size, crop=0.875 if task == "classification" else None),
         metrics=metrics,
     )
 
@@ -93,10 +97,10 @@ def _detection(dataset: str, side: int, blob: str, metric: float) -> Weights:
 
 
 _SMALL, _LARGE = (256, 256), (384, 384)
-_HALF, _FULL = (512, 256), (1024, 512)
+_HALF, _FULL = (256, 512), (512, 1024)
 
 # Of a model's files the one listed first is its default. The metrics are those in the README tables of the
-# repository's model_zoo folders. For the city file of s = 2.0 at 512x256 an older revision of its table prints 50.4,
+# repository's model_zoo folders. For the city file of s = 2.0 at 256x512 an older revision of its table prints 50.4,
 # which the newest one holds only inside of a comment: left out.
 _LISTED = (
     _classification(0.5, "12249b9cf29a722a5efe0ee73002b67854b410cf", 57.68, 79.85),

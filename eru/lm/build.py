@@ -33,13 +33,7 @@ def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
 
 
 def count_parameters(recipe: Recipe, vocab_size: int) -> int:
-    """The number of parameters of the recipe's ERU, found without building it.
-
-    The control of equal size has about as many.
-
-    Args:
-        recipe: The numbers of the training.
-        vocab_size: V.
+    """The number of parameters of the recipe's ERU, about that of its control, found without building it.
 
     Raises:
         ValueError: A size is out of its range, or larger than any memory.
@@ -62,12 +56,6 @@ def check_model_fits(recipe: Recipe, vocab_size: int, device: str | torch.device
     """Refuse a model that the device has not memory enough for, before anything of it is made.
 
     A training needs the weights, their gradients, and what the optimiser and the averaging keep of each, in float32.
-
-    Args:
-        recipe: The numbers of the training.
-        vocab_size: V.
-        device: Where it is to compute.
-        training: Whether it is trained, or only used.
 
     Raises:
         ValueError: It does not fit.

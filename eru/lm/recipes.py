@@ -9,7 +9,16 @@ from eru.lm.model import CellName
 from eru.lm.text.tokenizer import TokenizerKind
 from eru.training import OptimizerName, Schedule
 
-SHAPE = ("tokenizer", "vocab_size", "cell", "embedding_size", "hidden_size", "num_layers", "kernel_size", "recurrent_groups")
+SHAPE = (
+    "tokenizer",
+    "vocab_size",
+    "cell",
+    "embedding_size",
+    "hidden_size",
+    "num_layers",
+    "kernel_size",
+    "recurrent_groups",
+)
 """The fields that say which weights there are and what they mean: a run that starts from another's has them too."""
 
 # Whatever else has limits is checked by the function that uses it. Comparisons with NaN are false, so it fits nowhere.

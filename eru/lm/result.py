@@ -49,28 +49,14 @@ class Result:
 
 
 def is_finished(recipe: Recipe, epoch: int, history: Sequence[float]) -> bool:
-    """Whether a run has done its epochs, or validation has stalled for as long as the recipe has patience.
-
-    Args:
-        recipe: The numbers of the training.
-        epoch: The epochs completed.
-        history: The validation losses so far.
-    """
+    """Whether a run has done its epochs, or validation has stalled for as long as the recipe has patience."""
     return epoch >= recipe.epochs or (recipe.patience > 0 and has_stalled(history, recipe.patience))
 
 
 def result_of(
     run: LanguageModelRun, corpus: Corpus, splits: Mapping[str, TokenSplit], state: TrainingState, ranks: Ranks
 ) -> Result:
-    """What a run has come to so far.
-
-    Args:
-        run: The run.
-        corpus: The text.
-        splits: Its tokens.
-        state: Where the training stands.
-        ranks: The processes that train together.
-    """
+    """What a run has come to so far."""
     position, vocabulary = state.position, run.tokenizer.vocab_size
     ids, valid = splits["train"].ids, splits["valid"].ids
     return Result(
@@ -91,14 +77,7 @@ def result_of(
 
 
 def model_card(recipe: Recipe, corpus: Corpus, result: Result, config: Mapping[str, Any]) -> str:
-    """Markdown that says what the model is, what it was trained on and how well it does.
-
-    Args:
-        recipe: The numbers of the training.
-        corpus: The text.
-        result: What the training came to.
-        config: The configuration of the run folder.
-    """
+    """Markdown that says what the model is, what it was trained on and how well it does; of its folder's config."""
     kind = "ERU" if recipe.cell == "eru" else "LSTM"
     used = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
     start = f"from the weights of the run `{config['start']['run']}`, " if "start" in config else ""

@@ -101,13 +101,7 @@ def open_run(path: str | Path) -> LanguageModelRun:
 
 
 def open_folder(path: str | Path) -> tuple[RunFolder, Recipe]:
-    """Open a language model's run folder, with or without a tokenizer in it, and read its recipe.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        The folder, whose config has every field of the recipe, and the recipe.
+    """Open a run folder, its tokenizer aside; its config then has every field of the recipe, which comes beside it.
 
     Raises:
         ValueError: No run is there, its config.json is broken, or it is a run of something else.
@@ -124,9 +118,6 @@ def open_folder(path: str | Path) -> tuple[RunFolder, Recipe]:
 
 def trained_on(folder: RunFolder) -> tuple[str, str]:
     """The name and the fingerprint of the corpus that a run was trained on.
-
-    Args:
-        folder: The run folder.
 
     Raises:
         ValueError: Its config.json does not name them.
@@ -148,12 +139,7 @@ def trained_names() -> list[str]:
 
 
 def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> LanguageModelRun:
-    """Open the run whose weights and tokenizer another one starts from.
-
-    Args:
-        path: Its folder, or the name of a trained model of the package.
-        recipe: The new run's recipe, which must be of the same shape.
-        corpus: The new run's text, which must be the same.
+    """Open the run whose weights and tokenizer a new one starts from, which must be of its shape and on its text.
 
     Raises:
         ValueError: The run does not fit or is broken.
@@ -169,13 +155,6 @@ def run_config(
     recipe: Recipe, corpus: Corpus, precision: str, processes: int, start: LanguageModelRun | None = None
 ) -> dict[str, Any]:
     """What config.json says that a run is, besides the versions that made it.
-
-    Args:
-        recipe: The numbers of the training.
-        corpus: The text.
-        precision: The precision of the products.
-        processes: The number of processes that train together.
-        start: The run that it starts from.
 
     Raises:
         ValueError: The run that it starts from has no weights.
@@ -195,14 +174,7 @@ def run_config(
 def create_run(
     path: str | Path, recipe: Recipe, tokenizer: Tokenizer, config: dict[str, Any], ranks: Ranks
 ) -> LanguageModelRun:
-    """Make the folder of a new run; the training itself writes everything else.
-
-    Args:
-        path: The folder.
-        recipe: The numbers of the training.
-        tokenizer: The tokenizer of its text.
-        config: What `run_config` says of the run.
-        ranks: The processes that train together, of which the first one writes.
+    """Make the folder of a new run, in the first process; the training itself writes everything else.
 
     Raises:
         ValueError: The folder holds a run or a file that the run would overwrite, or a file is in its place.
@@ -220,12 +192,6 @@ def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: 
     """Open a run to go on with, which must be the very run that is asked for.
 
     Only a run whose learning rate stays as it is may have another number of epochs than before.
-
-    Args:
-        path: The folder.
-        recipe: The numbers of the training.
-        config: What `run_config` says of the run.
-        ranks: The processes that train together, of which the first one writes.
 
     Returns:
         The run; or None where there is none, or where it was killed before its first checkpoint. What such a run left
@@ -262,22 +228,14 @@ def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: 
 
 
 def has_begun(folder: RunFolder) -> bool:
-    """Whether a run has a record of a step, or a checkpoint behind its first one.
-
-    Args:
-        folder: The run folder.
-    """
+    """Whether a run has a record of a step, or a checkpoint behind its first one."""
     state = folder.load_state()
     is_behind = state is not None and state["position"]["step"] > 0
     return is_behind or any(record["event"] == "step" for record in folder.metrics())
 
 
 def remove_run(folder: RunFolder) -> None:
-    """Remove a run's files, and its folder where nothing else is in it.
-
-    Args:
-        folder: The run folder.
-    """
+    """Remove a run's files, and its folder where nothing else is in it."""
     shutil.rmtree(_tokenizer_folder(folder.path), ignore_errors=True)
     folder.discard()
 

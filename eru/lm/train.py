@@ -100,6 +100,10 @@ def train(
         if source is not None:
             model.load_state_dict(source.load_model().state_dict())
         ranks.broadcast(model)
+        if not quiet:
+            count, parameters = len(splits["train"].ids), sum(p.numel() for p in model.parameters())
+            sizes = f"{parameters:,} parameters, {count:,} training tokens, {recipe.epochs} epochs"
+            print(f"{out}: {sizes} on {ranks.device.type}; a line follows after each epoch", file=sys.stderr)
         is_new = run is None
         run = run or create_run(out, recipe, tokenizer, config, ranks)
         try:
@@ -121,7 +125,7 @@ def train(
             raise
         result = result_of(run, corpus, splits, state, ranks)
         if not quiet and result.steps and not run.folder.curve_path.exists():
-            print("no curve.png: it needs matplotlib", file=sys.stderr)
+            print("no curve.png: matplotlib draws it, which comes with pip install -e '.[plots]'", file=sys.stderr)
         if ranks.is_main:
             run.folder.write_card(model_card(recipe, corpus, result, run.folder.config))
         return result

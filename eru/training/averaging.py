@@ -10,27 +10,25 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["WeightAverage", "has_stalled"]
-
 
 def has_stalled(history: Sequence[float], n: int = 5) -> bool:
     """Tell whether the validation loss has stopped falling, so that averaging should start, or finetuning end.
 
     With v_1 .. v_t the losses so far and v_t the newest, it has stalled when
 
-        t - 1 > n   and   v_t > min(v_1, ..., v_{t-1-n})
+        t - 1 > n   and   v_t > min(v_1, ..., v_{t-1-n}),
 
-    that is, when the newest loss is worse than the best of all but the last `n` losses before it. This is the
-    rule of the authors' code (`val_loss > min(best_val_loss[:-nonmono])`, salesforce/awd-lstm-lm, main.py).
-    Algorithm 1 in the paper's arXiv version takes the minimum over the *last* `n` losses instead, which fires
-    at the first small rise; the authors call that a typo and the code right (issue 13 there).
+    that is, when the newest loss is worse than the best of all but the last n losses before it. This is the rule of
+    the authors' code (``val_loss > min(best_val_loss[:-nonmono])``, salesforce/awd-lstm-lm, main.py). Algorithm 1 in
+    the paper's arXiv version takes the minimum over the *last* n losses instead, which fires at the first small rise;
+    the authors call that a typo and the code right (issue 13 there).
 
     Args:
-        history: All validation losses, oldest first, the newest last.
-        n: The non-monotone interval: how many evaluations without progress are forgiven, >= 1.
+        history: All validation losses, oldest first.
+        n: The number of evaluations without progress that are forgiven, at least 1.
 
     Raises:
-        ValueError: If `n` is below 1.
+        ValueError: The number is below 1.
 
     Example:
         >>> has_stalled([5.0, 4.0, 4.1, 4.2], n=2)
@@ -39,7 +37,7 @@ def has_stalled(history: Sequence[float], n: int = 5) -> bool:
         True
     """
     if n < 1:
-        raise ValueError(f"n must be at least 1, got {n!r}")
+        raise ValueError(f"n={n}: must be at least 1")
     earlier = history[:-1]
     return len(earlier) > n and history[-1] > min(earlier[:-n])
 
@@ -49,10 +47,9 @@ class WeightAverage:
 
         mean_k = mean_{k-1} + (w_k - mean_{k-1}) / k
 
-    Plain SGD beside this class is averaged SGD. `torch.optim.ASGD` is not used, since it applies a changed
-    learning rate one step late and leaves the first iterate out of the mean. The mean lives in a copy of the
-    model, so evaluating it never touches the weights in training; tied parameters stay tied. Buffers are not
-    averaged but follow the model.
+    Plain SGD beside this class is averaged SGD. ``torch.optim.ASGD`` is not used, since it applies a changed learning
+    rate one step late and leaves the first iterate out of the mean. The mean lives in a copy of the model, so
+    evaluating it never touches the weights in training; tied parameters stay tied. Buffers follow the model.
 
     Args:
         model: The model to average. It is copied; its present weights do not count until `update`.
@@ -78,28 +75,17 @@ class WeightAverage:
 
     @property
     def count(self) -> int:
-        """Number of updates in the mean."""
+        """The number of updates in the mean."""
         return int(self._averaged.n_averaged)
 
     def update(self, model: nn.Module) -> None:
-        """Take the present weights of `model` into the mean.
-
-        Args:
-            model: The model in training, of the same structure as the one given at construction.
-        """
+        """Take the present weights of the model into the mean."""
         self._averaged.update_parameters(model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mean and its count, to be saved."""
+        """The mean and its count, to be saved."""
         return self._averaged.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved mean.
-
-        Args:
-            state: What `state_dict` returned, directly or through a file.
-
-        Raises:
-            RuntimeError: If the names or shapes do not fit, as from `nn.Module.load_state_dict`.
-        """
+        """Continue from a saved mean; RuntimeError where the names or shapes do not fit."""
         self._averaged.load_state_dict(state)

@@ -7,8 +7,6 @@ from typing import Any
 
 from eru.storage import atomic_write
 
-__all__ = ["plot_curve"]
-
 Points = dict[int, float]  # From a step to a value.
 
 

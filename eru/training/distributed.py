@@ -8,15 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["Ranks"]
-
 
 @dataclass(frozen=True)
 class Ranks:
     """This process's place among those that train one model together.
 
-    With a single process every method returns at once. Gradients are averaged by hand, not by a wrapper
-    around the model, so that the model's names, its saved weights and its methods stay its own.
+    With a single process every method returns at once. Gradients are averaged by hand, not by a wrapper around the
+    model, so that the model's names, its saved weights and its methods stay its own.
 
     Attributes:
         rank: The number of this process, from 0.
@@ -40,15 +38,15 @@ class Ranks:
     def from_environment(cls, device: str | torch.device) -> "Ranks":
         """Join the processes that `torchrun` started, or stand alone.
 
-        `torchrun` sets WORLD_SIZE, RANK and LOCAL_RANK; only where WORLD_SIZE is above 1 is
-        `torch.distributed` initialised (NCCL for CUDA, Gloo otherwise). To be undone by `close`.
+        `torchrun` sets WORLD_SIZE, RANK and LOCAL_RANK. Only where WORLD_SIZE is above 1 is ``torch.distributed``
+        initialised (NCCL for CUDA, Gloo otherwise), which `close` undoes.
 
         Args:
             device: The kind of device to compute on. Of several processes each takes the CUDA device of its
                 LOCAL_RANK, whatever index is given.
 
         Raises:
-            ValueError: If a variable is missing or no number, or LOCAL_RANK has no CUDA device.
+            ValueError: A variable is missing or no number, or LOCAL_RANK has no CUDA device.
         """
         place = torch.device(device)
         world_size = _environment_number("WORLD_SIZE", default=1)
@@ -78,8 +76,7 @@ class Ranks:
         The result is the gradient of the joint batch where every process has the mean loss of an equal share.
 
         Args:
-            parameters: The same parameters in the same order on every process. Where one has no gradient, it
-                counts as zero.
+            parameters: The same parameters in the same order on every process. A missing gradient counts as zero.
         """
         if self.world_size == 1:
             return
@@ -96,11 +93,7 @@ class Ranks:
             gradient.copy_(mean.view_as(gradient))
 
     def mean(self, value: float) -> float:
-        """Return the mean of `value` over the processes.
-
-        Args:
-            value: This process's number.
-        """
+        """The mean of every process's value."""
         if self.world_size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -108,19 +101,11 @@ class Ranks:
         return total.item() / self.world_size
 
     def any(self, answer: bool) -> bool:
-        """Return whether the answer of any process is true, so that all of them go on alike.
-
-        Args:
-            answer: This process's answer.
-        """
+        """Whether the answer of any process is true, so that all of them go on alike."""
         return self.mean(float(answer)) > 0
 
     def broadcast(self, module: nn.Module) -> None:
-        """Give every process the main process's parameters and buffers.
-
-        Args:
-            module: The same module on every process, on `device`.
-        """
+        """Give the module of every process the main process's parameters and buffers."""
         if self.world_size == 1:
             return
         for tensor in (*module.parameters(), *module.buffers()):

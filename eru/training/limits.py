@@ -4,8 +4,6 @@ import math
 import time
 from collections.abc import Callable
 
-__all__ = ["Limits"]
-
 
 class Limits:
     """The steps, the time and the question after which a call of a training ends.

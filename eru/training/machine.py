@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine"]
-
 # These change the speed from outside of a program: how threads wait, where they may run, huge pages, the backend.
 _SPEED = ("OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "THP_MEM_ALLOC_ENABLE", "ERU_BACKEND", "ERU_NATIVE")
 

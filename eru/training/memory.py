@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["check_memory"]
-
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # Of a Linux container; it says "max" where there is no limit.
 
 

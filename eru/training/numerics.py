@@ -6,8 +6,6 @@ from typing import Any, Literal, get_args
 
 import torch
 
-__all__ = ["NonFiniteLossError", "Precision", "autocast", "check_finite"]
-
 Precision = Literal["float32", "bfloat16"]
 
 

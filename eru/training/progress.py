@@ -7,8 +7,6 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
-
 
 class Progress:
     """The progress of a whole run on stderr, as a context manager.

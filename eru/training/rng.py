@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["rng_state", "seed_everything", "set_rng_state"]
-
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python, numpy and torch (the CPU and every CUDA device).
 
     Args:
-        seed: From 0 to 2**32 - 1, the range that all of them accept.
+        seed: A number from 0 to 2**32 - 1, the range that all of them accept.
 
     Raises:
-        ValueError: If `seed` is outside that range.
+        ValueError: The seed is outside of that range.
 
     Example:
         >>> seed_everything(1)
@@ -27,7 +25,7 @@ def seed_everything(seed: int) -> None:
         True
     """
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed!r}")
+        raise ValueError(f"seed={seed}: must be from 0 to 2**32 - 1")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from eru.storage import atomic_write, read_json, write_json
-from eru.training.weights import read_weights, write_weights
-
-__all__ = ["RunFolder"]
 
 _ABSENT = "<absent>"
+_FORMAT = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """Open the run that `create` started.
-
-        Args:
-            path: The folder.
+        """Open the run that `create` started in a folder.
 
         Raises:
             ValueError: There is no run in the folder, or its ``config.json`` is broken.
@@ -167,10 +164,9 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read all records of ``metrics.jsonl``, oldest first, without the half lines that kills left.
+        """All records of ``metrics.jsonl``, oldest first, without the half lines that kills left.
 
-        Returns:
-            The records; an empty list before the first. A value that was not finite is None.
+        A value that was not finite is None.
         """
         if not self.metrics_path.exists():
             return []
@@ -183,34 +179,32 @@ class RunFolder:
         return records
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Read the records of all complete epochs, in order.
+        """The records of all complete epochs, in order.
 
-        Returns:
-            Those of ``"event": "epoch"``. A run killed just after such a record writes it again when resumed; the
-            later one counts.
+        A run killed just after such a record writes it again when resumed; the later one counts.
         """
         records = {record["epoch"]: record for record in self.metrics() if record.get("event") == "epoch"}
         return [records[number] for number in sorted(records)]
 
     def save_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Write the weights to ``model.safetensors``, as `eru.training.weights.write_weights` does.
-
-        Args:
-            state_dict: Names and tensors, on any device.
-        """
-        write_weights(self.weights_path, state_dict)
+        """Write the weights, on any device, to ``model.safetensors``; equal ones give an equal file, byte for byte."""
+        # The format refuses tensors that share their memory, so each is copied.
+        layout = {"copy": True, "memory_format": torch.contiguous_format}
+        content = save({name: tensor.detach().to("cpu", **layout) for name, tensor in state_dict.items()}, _FORMAT)
+        with atomic_write(self.weights_path, "wb") as file:
+            file.write(content)
 
     def load_weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """Read the weights from ``model.safetensors``, tied tensors under each of their names.
-
-        Args:
-            device: The device that the tensors go to.
+        """Read the weights from ``model.safetensors`` to a device.
 
         Raises:
             ValueError: There are no weights yet, or the file is broken.
         """
         self._check_weights()
-        return read_weights(self.weights_path, device)
+        try:
+            return load_file(self.weights_path, str(device))
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{self.weights_path} is broken: {error}") from error
 
     def weights_sha256(self) -> str:
         """The SHA-256 of ``model.safetensors``, by which results say whose they are.
@@ -239,10 +233,7 @@ class RunFolder:
             torch.save(dict(state), file)
 
     def load_state(self) -> dict[str, Any] | None:
-        """Read the checkpoint from ``state.pt`` to the CPU.
-
-        Returns:
-            The checkpoint, or None if none was saved yet.
+        """Read the checkpoint from ``state.pt`` to the CPU; None if none was saved yet.
 
         Raises:
             ValueError: The file is lost or broken, or holds more than tensors and plain values.
@@ -271,11 +262,7 @@ class RunFolder:
             )
 
     def write_card(self, text: str) -> None:
-        """Write the model card to ``README.md``.
-
-        Args:
-            text: The card in Markdown.
-        """
+        """Write the model card, in Markdown, to ``README.md``."""
         with atomic_write(self.card_path) as file:
             file.write(text)
 

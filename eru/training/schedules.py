@@ -3,8 +3,6 @@
 import math
 from typing import Literal, get_args
 
-__all__ = ["Schedule", "schedule_factor"]
-
 Schedule = Literal["constant", "cosine", "linear"]
 
 

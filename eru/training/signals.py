@@ -5,8 +5,6 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interrupted", "StopSignals"]
-
 
 class Interrupted(KeyboardInterrupt):
     """A training has stopped because of a signal, with its checkpoint saved.

@@ -14,8 +14,6 @@ from eru.training.numerics import check_finite
 from eru.training.rng import rng_state, seed_everything, set_rng_state
 from eru.training.run import RunFolder
 
-__all__ = ["Position", "TrainingState"]
-
 _OLD_NAMES = {"window": "batch", "tokens": "counted"}  # The fields' names in older checkpoints.
 
 

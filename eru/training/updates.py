@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from eru.training.distributed import Ranks
 
-__all__ = ["OptimizerName", "make_optimizer", "update"]
-
 OptimizerName = Literal["adamw", "sgd"]
 
 

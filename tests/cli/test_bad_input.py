@@ -337,7 +337,7 @@ def test_a_bad_question_to_a_run(call, trained, command, arguments, named):
         (["lm-eval"], "RUN"),
         (["summary"], "NAME"),
         (["summary", "espnetv2_100", "--input", "224"], "--input '224'"),
-        (["summary", "espnetv2_100", "--input", "3x20x224"], "at least 32"),
+        (["summary", "espnetv2_100", "--input", "20x224"], "at least 32"),
         (["summary", "small", "--vocab-size=0"], "vocab_size=0"),
         (["summary", "giant"], "paper-15m"),
     ],

@@ -63,10 +63,10 @@ SURFACE = {
     ],
     "paper": ["--json"],
     "predict": [
-        "--classes",
         "--device",
         "--json",
         "--model",
+        "--num-classes",
         "--out",
         "--size",
         "--threshold",
@@ -198,7 +198,7 @@ def test_a_call_ends_when_its_minutes_are_over(train, tmp_path, monkeypatch):
     answer = train("--minutes=7", "--epochs=1", "--json")
     assert (answer.json["steps"], answer.json["finished"]) == (2, False)
     run = tmp_path / "run"
-    assert f"stopped after step 2, 0 epochs complete: go on with lm-train --resume --out {run}" in answer.err
+    assert f"stopped after step 2, 0 epochs complete: go on with eru lm-train --resume --out {run}" in answer.err
     monkeypatch.undo()
     answer = train("--minutes=1e6", "--epochs=1", "--resume", "--json")
     assert (answer.json["epochs"], answer.json["finished"]) == (1, True)
@@ -407,9 +407,9 @@ def test_summary_follows_the_vocabulary(call):
 @pytest.mark.parametrize(
     ("name", "picture", "parameters", "multiply_adds"),
     [
-        ("espnetv2_050", "3x224x224", 1_241_332, 28_375_508 + 1_024_000),
-        ("espnetv2_050_seg_voc", "3x256x256", 80_353, 74_704_000),
-        ("espnetv2_200_ssd_voc", "3x300x300", 4_750_878, 913_440_000),
+        ("espnetv2_050", "224x224", 1_241_332, 28_375_508 + 1_024_000),
+        ("espnetv2_050_seg_voc", "256x256", 80_353, 74_704_000),
+        ("espnetv2_200_ssd_voc", "300x300", 4_750_878, 913_440_000),
     ],
 )
 def test_summary_of_a_vision_model(call, name, picture, parameters, multiply_adds):

@@ -39,10 +39,18 @@ def album(tmp_path):
 
 @pytest.fixture
 def predict(call, weights):
-    """``predict(task, *arguments)`` uses that task's random model on inputs of 64x48."""
+    """``predict(task, *arguments)`` uses that task's random model on inputs of 48 x 64."""
 
     def run(task, *arguments):
-        model = ("--model", MODELS[task], "--weights", weights(task), "--classes=3", "--size=64x48", "--device=cpu")
+        model = (
+            "--model",
+            MODELS[task],
+            "--weights",
+            weights(task),
+            "--num-classes=3",
+            "--size=48x64",
+            "--device=cpu",
+        )
         return call("predict", *model, *arguments)
 
     return run
@@ -129,9 +137,11 @@ def test_the_published_weights_are_the_default(call, album, monkeypatch):
 
     monkeypatch.setattr(sys.modules["eru_cli.predict"], "load_predictor", stop)
     assert call("predict", album, "--model=espnetv2_200", "--device=cpu").err == "Error: asked\n"
-    call("predict", album, "--model=m", "--weights=w", "--classes=4", "--size=30x20", "--top-k=2", "--threshold=.1")
-    usual = {"classes": None, "size": None, "device": "cpu", "top_k": 5, "threshold": None}
-    changed = {"classes": 4, "size": (20, 30), "top_k": 2, "threshold": 0.1}
+    call(
+        "predict", album, "--model=m", "--weights=w", "--num-classes=4", "--size=20x30", "--top-k=2", "--threshold=.1"
+    )
+    usual = {"num_classes": None, "size": None, "device": "cpu", "top_k": 5, "threshold": None}
+    changed = {"num_classes": 4, "size": (20, 30), "top_k": 2, "threshold": 0.1}
     assert asked == [(("espnetv2_200", "DEFAULT"), usual), (("m", "w"), asked[1][1])]
     assert asked[1][1].items() >= changed.items()
 
@@ -139,13 +149,16 @@ def test_the_published_weights_are_the_default(call, album, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--size=64"], "--size '64': must be WIDTHxHEIGHT"),
-        (["--size=0x64"], "size=(64, 0)"),
+        (["--size=64"], "--size '64': must be HEIGHTxWIDTH"),
+        (["--size=0x64"], "size=(0, 64)"),
         (["--size=16x16"], "16"),
+        (["--size=100000000x3"], "size=(100000000, 3)"),
+        (["--size=-1x64"], "--size '-1x64': must be"),
+        (["--size=64x48x3"], "--size '64x48x3': must be"),
         (["--top-k=0"], "top_k=0"),
         (["--threshold=2"], "threshold=2.0"),
-        (["--classes=0"], "0"),
-        (["--classes=4"], "segment.safetensors"),
+        (["--num-classes=0"], "0"),
+        (["--num-classes=4"], "segment.safetensors"),
         (["--model=espnetv2_seg"], "'espnetv2_seg'"),
         (["--model=espnetv2_100_seg_voc"], "segment.safetensors"),
         (["--weights=none.pth"], "none.pth"),

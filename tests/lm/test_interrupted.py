@@ -122,7 +122,7 @@ def test_the_command_says_how_to_go_on_and_exits_as_shells_expect(corpus, tmp_pa
     step = state_of(run)["position"]["step"]
     assert err.splitlines()[-1] == (
         f"stopped by {signum.name} after step {step}, with the checkpoint saved: "
-        f"go on with lm-train --resume --out '{run}'"
+        f"go on with python cli.py lm-train --resume --out '{run}'"
     )
     assert open_run(run).load_model().vocab_size > 2
 
@@ -135,7 +135,7 @@ def test_several_processes_stop_together(corpus, tmp_path, signum):
     command = [*torchrun, ROOT / "cli.py", "lm-train", "--data", corpus.name, "--out", run, *ENDLESS, *SIZES]
     code, _, err = interrupted(command, run, signum)
     assert code != 0
-    assert err.count("go on with lm-train --resume") == 1, err
+    assert err.count("go on with python cli.py lm-train --resume") == 1, err
     step = state_of(run)["position"]["step"]
     assert step == max(record["step"] for record in RunFolder.open(run).metrics())
     assert any(path.name == "model.safetensors" for path in contents(run))

@@ -158,7 +158,7 @@ def test_an_absurd_learning_rate_is_one_clear_error(corpus, tmp_path):
                 *(("weight_dropout", math.nan), ("floor", 2.0), ("warmup_steps", -1)),
             )
         ),
-        (["a b c"] * 9, {"seed": -1}, {}, r"seed must be from 0 to 2\*\*32 - 1, got -1"),
+        (["a b c"] * 9, {"seed": -1}, {}, r"seed=-1: must be from 0 to 2\*\*32 - 1"),
         *(
             (["a b c"] * 9, sizes, {}, rf"{next(iter(sizes))}=1.*: (needs at least .* GB of memory, and|no memory is)")
             for sizes in (
@@ -235,7 +235,7 @@ def test_the_run_folder_is_complete(corpus, tmp_path, monkeypatch, capsys):
 
 def test_without_matplotlib_it_says_so_once(corpus, tmp_path, capsys):
     train(tiny(), corpus, tmp_path / "run")
-    assert capsys.readouterr().err.count("no curve.png: it needs matplotlib") == 1
+    assert capsys.readouterr().err.count("no curve.png: matplotlib draws it") == 1
 
 
 def test_golden_curve(tmp_path):

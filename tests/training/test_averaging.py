@@ -42,7 +42,7 @@ def test_trigger_is_the_rule_of_the_authors_loop(losses, n):
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_trigger_refuses_an_interval_below_one(n):
-    with pytest.raises(ValueError, match=f"n must be at least 1, got {n}"):
+    with pytest.raises(ValueError, match=f"n={n}: must be at least 1"):
         has_stalled([1.0, 2.0], n)
 
 

@@ -61,7 +61,7 @@ def test_segmenter_with_the_authors_weights(reference, file):
     width, dataset, wide, high = re.fullmatch(r".*_s_([\d.]+)_(\w+)_(\d+)x(\d+)", file).groups()
     name = f"espnetv2_{round(100 * float(width)):03d}_seg_{'voc' if dataset == 'pascal' else 'city'}"
     model = vision.create_model(name, weights=reference / "weights" / f"{file}.pth").eval()
-    assert model.weights_record is WEIGHTS[f"{name}.{wide}x{high}"]
+    assert model.weights_record is WEIGHTS[f"{name}.{high}x{wide}"]
     maps = {}
     parts = {
         **{f"bu_dec_l{i + 1}": part for i, part in enumerate(model.pyramids)},

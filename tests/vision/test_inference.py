@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import vision
-from eru.eesp import EESP, EESP2d
+from eru import EESP, EESP2d
 from vision.inference import FoldedConv, InferenceEESP
 
 
@@ -67,7 +67,6 @@ def test_every_2d_unit_folds(channels, stride, options):
 @pytest.mark.parametrize(
     ("unit", "shape"),
     [
-        (EESP2d(8, 8, conv_axis="feature"), (2, 8, 5, 6)),
         (EESP2d(8, 8, norm=None), (2, 8, 5, 6)),
         (EESP2d(8, 8, norm=lambda size: nn.BatchNorm2d(size, affine=False)), (2, 8, 5, 6)),
         (EESP2d(8, 8, norm=lambda size: nn.GroupNorm(2, size)), (2, 8, 5, 6)),

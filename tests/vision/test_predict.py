@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from vision.answers import Classification, Detections, Segmentation
+from vision.batch import Failure, Prediction, predict_files
 from vision.datasets import CITYSCAPES, COCO, IMAGENET, VOC, Dataset, numbered
-from vision.predict import Failure, Prediction, Predictor, load_predictor, predict_files
+from vision.predict import Predictor, load_predictor
 from vision.preprocessing import Preprocessing
 from vision.pretrained import save_weights
 from vision.registry import create_model, list_models
@@ -128,15 +129,28 @@ def test_the_model_sees_the_prepared_picture_in_its_own_type_and_is_not_training
 
 
 def test_answers_in_words():
-    assert Classification(("tabby", "lynx"), (0.912, 0.05)).describe() == "tabby 91.2%, lynx 5.0%"
-    assert Classification((), ()).describe() == "nothing"
-    mask = np.zeros((1, 1), dtype=np.uint8)
-    assert (
-        Segmentation(mask, {"person": 41.84, "background": 58.16}, VOC).describe() == "person 41.8%, background 58.2%"
-    )
-    boxes = Detections(((1.4, 2.0, 30.6, 40.0),), ("cat",), (0.98,), VOC)
+    seen, mask = picture(), np.zeros((1, 1), dtype=np.uint8)
+    assert Classification(seen, ("tabby", "lynx"), (0.912, 0.05)).describe() == "tabby 91.2%, lynx 5.0%"
+    assert Classification(seen, (), ()).describe() == "nothing"
+    shares = {"person": 41.84, "background": 58.16}
+    assert Segmentation(seen, mask, shares, VOC).describe() == "person 41.8%, background 58.2%"
+    boxes = Detections(seen, ((1.4, 2.0, 30.6, 40.0),), ("cat",), (0.98,), VOC)
     assert boxes.describe() == "cat 98.0% at (1, 2, 31, 40)"
-    assert Detections((), (), (), VOC).describe() == "nothing"
+    assert Detections(seen, (), (), (), VOC).describe() == "nothing"
+
+
+def test_from_a_file_to_its_overlay_in_one_line(tmp_path):
+    picture(90, 70).save(tmp_path / "in.png")
+    asked = load_predictor("espnetv2_050_seg_voc", None, size=(64, 96))
+    written = asked(tmp_path / "in.png").save(tmp_path / "new" / "out.png")
+    assert written == (tmp_path / "new" / "out.png", tmp_path / "new" / "out.mask.png")
+    for path, drawn in zip(written, asked(picture(90, 70)).render().values(), strict=True):
+        with Image.open(path) as saved:
+            np.testing.assert_array_equal(saved, drawn)
+    with pytest.raises(ValueError, match=r"nowhere\.png: no such file"):
+        asked(str(tmp_path / "nowhere.png"))
+    with pytest.raises(ValueError, match=r"out\.jpg': must end in \.png"):
+        asked(tmp_path / "in.png").save(tmp_path / "out.jpg")
 
 
 @pytest.mark.parametrize("dataset", [VOC, CITYSCAPES])
@@ -144,7 +158,7 @@ def test_an_overlay_leaves_the_background_as_it_is(dataset):
     scene, background = picture(30, 20), dataset.categories.index("background")
     mask = np.full((20, 30), background, dtype=np.uint8)
     mask[:, 20:] = 3
-    rendered = Segmentation(mask, {}, dataset).render(scene)
+    rendered = Segmentation(scene, mask, {}, dataset).render()
     assert list(rendered) == [".png", ".mask.png"]
     changed = (np.asarray(rendered[".png"]) != np.asarray(scene)).any(axis=2)
     assert not changed[:, :19].any()
@@ -172,7 +186,7 @@ def test_an_answer_that_is_not_finite_fails_for_its_picture_alone(output, tmp_pa
         picture().save(tmp_path / f"{name}.png")
     found = list(predict_files(predictor(output, VOC), [tmp_path]))
     assert [type(each) for each in found] == [Failure, Failure]
-    assert all(str(each.picture) in each.reason and "not finite" in each.reason for each in found)
+    assert all(str(each.path) in each.reason and "not finite" in each.reason for each in found)
 
 
 @pytest.mark.parametrize("size", [(31, 200), (200, 31), (1, 1)])
@@ -180,7 +194,9 @@ def test_a_picture_too_small_fails_alone(size, tmp_path):
     picture(*size).save(tmp_path / "a.png")
     picture(32, 32).save(tmp_path / "b.png")
     failed, answered = predict_files(predictor(torch.zeros(1, 21), VOC), [tmp_path])
-    assert failed.reason == f"{failed.picture}: too small, {size[0]}x{size[1]}: a side must have 32 pixels"
+    assert failed.reason == (
+        f"{failed.path}: too small, {size[1]}x{size[0]} (height x width): a side must have 32 pixels"
+    )
     assert isinstance(answered, Prediction)
 
 
@@ -232,13 +248,19 @@ def test_there_is_a_usual_way_for_every_model():
     assert {re.sub(r"^espnetv2_\d+", "", name) for name in list_models()} == set(USUAL)
 
 
+def test_a_detector_of_another_size_sees_pictures_of_that_size(tmp_path):
+    save_weights(create_model("espnetv2_050_ssd_voc", size=(64, 96)), tmp_path / "mine.safetensors")
+    asked = load_predictor("espnetv2_050_ssd_voc", tmp_path / "mine.safetensors")
+    assert asked.preprocessing == Preprocessing((64, 96))
+
+
 @pytest.mark.parametrize("suffix", ["", "_seg_voc", "_ssd_voc"])
 def test_ones_own_weights_of_other_classes(tmp_path, suffix):
     torch.manual_seed(0)
     model = create_model(f"espnetv2_050{suffix}", num_classes=3)
     save_weights(model, tmp_path / "mine.safetensors")
     asked = load_predictor(
-        f"espnetv2_050{suffix}", tmp_path / "mine.safetensors", classes=3, size=(64, 64), threshold=0.0
+        f"espnetv2_050{suffix}", tmp_path / "mine.safetensors", num_classes=3, size=(64, 64), threshold=0.0
     )
     assert asked.dataset == numbered(3)
     direct = Predictor(model, asked.preprocessing, numbered(3), threshold=0.0)(picture())
@@ -246,10 +268,16 @@ def test_ones_own_weights_of_other_classes(tmp_path, suffix):
     # The file knows how many classes it has; who says otherwise is told.
     assert load_predictor(f"espnetv2_050{suffix}", tmp_path / "mine.safetensors").dataset == numbered(3)
     with pytest.raises(ValueError, match=re.escape("mine.safetensors")):
-        load_predictor(f"espnetv2_050{suffix}", tmp_path / "mine.safetensors", classes=4)
+        load_predictor(f"espnetv2_050{suffix}", tmp_path / "mine.safetensors", num_classes=4)
 
 
 PUBLISHED = "espnetv2_s_2.0_pascal_384x384.pth"
+
+
+@pytest.mark.parametrize("num_classes", [1, 20, 22])
+def test_published_weights_of_other_classes_answer_nothing(reference, num_classes):
+    with pytest.raises(ValueError, match=f"num_classes={num_classes}: the weights .*384x384 tell 21 classes apart"):
+        load_predictor("espnetv2_200_seg_voc", reference / "weights" / PUBLISHED, num_classes=num_classes)
 
 
 @pytest.fixture(scope="module")
@@ -306,9 +334,9 @@ def masks():
 def test_one_failure_does_not_stop_the_others(album, tmp_path):
     out = tmp_path / "made" / "here"
     outcomes = list(predict_files(masks(), [album, tmp_path / "none.png"], out))
-    assert [outcome.picture.name for outcome in outcomes] == ["a.png", "b.png", "c.gif", "d.jpg", "none.png"]
+    assert [outcome.path.name for outcome in outcomes] == ["a.png", "b.png", "c.gif", "d.jpg", "none.png"]
     assert [type(outcome) for outcome in outcomes] == [Prediction, Failure, Failure, Prediction, Failure]
-    assert all(outcome.reason.startswith(f"{outcome.picture}: ") for outcome in outcomes if type(outcome) is Failure)
+    assert all(outcome.reason.startswith(f"{outcome.path}: ") for outcome in outcomes if type(outcome) is Failure)
     assert sorted(path.name for path in out.iterdir()) == ["a.mask.png", "a.png", "d.mask.png", "d.png"]
     with Image.open(out / "d.mask.png") as mask:
         np.testing.assert_array_equal(mask, outcomes[3].answer.mask)
@@ -395,8 +423,9 @@ def test_an_answer_that_cannot_be_written_is_a_failure(album, tmp_path):
 
 def test_without_pillow_the_reason_is_said(album, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ValueError, match=r"Pillow, which is not installed.*extra 'vision'"):
-        list(predict_files(masks(), [album]))
+    for asks in (lambda: list(predict_files(masks(), [album])), lambda: masks()(album / "a.png")):
+        with pytest.raises(ValueError, match=r"Pillow, which is not installed.*extra 'vision'"):
+            asks()
 
 
 def test_a_model_that_fits_nothing_stops_at_once(album):

@@ -10,6 +10,7 @@ from golden_rules import published_entries
 
 import vision
 from vision import pretrained
+from vision.network import option_names
 from vision.pretrained import WeightsFile, blob_id, fetch
 from vision.published import from_published, our_name
 from vision.weights import WEIGHTS, Weights
@@ -53,6 +54,7 @@ def test_there_is_a_record_of_every_published_file():
         assert len(weights.blob) == 40
         height, width = weights.preprocessing.size
         assert weights.file_name.endswith(f"_{width}x{height}.pth")
+        assert name.endswith((f".{height}x{width}", ".imagenet_224"))
         task = {"seg": "segmentation", "ssd": "detection"}.get(weights.model[13:16], "classification")
         assert f"/model/{task}/model_zoo/espnetv2/" in weights.url
 
@@ -74,11 +76,11 @@ def test_metrics_and_sizes_are_those_published(reference):
         r"pascal 384: (.*?) \(test (.*?) at s=2.0\); pascal 256: (.*?); city 1024x512: (.*?) \(test ([\d.]+)\)", text
     )
     large, voc_test, small, city, city_test = listed.groups()
-    for suffix, values in (("voc.384x384", large), ("voc.256x256", small), ("city.1024x512", city)):
+    for suffix, values in (("voc.384x384", large), ("voc.256x256", small), ("city.512x1024", city)):
         for width, value in zip(("050", "100", "150", "200"), values.split(" / "), strict=True):
             assert WEIGHTS[f"espnetv2_{width}_seg_{suffix}"].metrics["mIoU (val)"] == float(value)
     assert WEIGHTS["espnetv2_200_seg_voc.384x384"].metrics["mIoU (test)"] == float(voc_test)
-    assert WEIGHTS["espnetv2_200_seg_city.1024x512"].metrics["mIoU (test)"] == float(city_test)
+    assert WEIGHTS["espnetv2_200_seg_city.512x1024"].metrics["mIoU (test)"] == float(city_test)
     listed = re.search(r"VOC07 mAP ([\d.]+) @300, ([\d.]+) @512; COCO mAP ([\d.]+) @300, ([\d.]+) @512", text)
     names = [f"espnetv2_200_ssd_{name}" for name in ("voc.300x300", "voc.512x512", "coco.300x300", "coco.512x512")]
     assert [next(iter(WEIGHTS[name].metrics.values())) for name in names] == [float(v) for v in listed.groups()]
@@ -281,7 +283,7 @@ def test_other_datasets_weights_are_refused(reference):
     city = reference / "weights" / "espnetv2_s_1.0_city_512x256.pth"
     with pytest.raises(ValueError, match="holds weights of espnetv2_100_seg_city, not of espnetv2_100_seg_voc"):
         vision.create_model("espnetv2_100_seg_voc", weights=city, num_classes=20)
-    with pytest.raises(ValueError, match=r"512x256\) does not fit .*\(20, .* where the model has \(21,"):
+    with pytest.raises(ValueError, match=r"256x512\) does not fit .*\(20, .* where the model has \(21,"):
         vision.load_weights(vision.Segmenter(1.0, 21), city)
     assert vision.create_model("espnetv2_100_seg_city", weights=city).weights_record.dataset.name == "cityscapes"
 
@@ -299,7 +301,7 @@ def test_a_name_that_is_nothing_lists_what_there_is():
 
 
 def test_a_record_is_what_it_says():
-    record = WEIGHTS["espnetv2_200_seg_city.1024x512"]
+    record = WEIGHTS["espnetv2_200_seg_city.512x1024"]
     assert isinstance(record, Weights)
     assert record.preprocessing.size == (512, 1024)
     assert record.dataset.categories[19] == "background"
@@ -370,32 +372,81 @@ def test_a_published_detector_resizes_to_the_size_it_was_trained_at(tmp_path):
     assert vision.create_model("espnetv2_200_ssd_voc", device="meta").size == (300, 300)
 
 
-# --- files of our own
+# --- files of our own: every option of every model passes through a file
+
+KINDS = ("espnetv2_050", "espnetv2_050_seg_voc", "espnetv2_050_ssd_voc")
+OTHER = {  # of every option a value that is not the default
+    "width": 0.3,
+    "in_channels": 2,
+    "multi_label": True,
+    "dropout": 0.7,
+    "pyramid_width": 5,
+    "size": (64, 96),
+    "score_threshold": 0.2,
+    "nms_threshold": 0.6,
+    "top_k": 7,
+    "match_threshold": 0.6,
+    "negatives": 2.0,
+    "convolution": "depthwise",
+    "fusion": False,
+    "shortcut": False,
+}
+CASES = [(name, option) for name in KINDS for option in option_names(type(vision.create_model(name, device="meta")))]
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("espnetv2_050", {"num_classes": 3, "multi_label": True, "in_channels": 1}),
-        ("espnetv2_050", {"width": 0.3, "fusion": False, "shortcut": False}),
-        ("espnetv2_050_seg_voc", {"num_classes": 40, "pyramid_width": 5}),
-        ("espnetv2_050_ssd_voc", {"num_classes": 4, "size": (64, 96), "top_k": 7}),
-    ],
-)
-def test_our_files_know_what_builds_their_model(name, options, tmp_path):
-    model = vision.create_model(name, **options).eval()
+def answers(model, x):
+    """All numbers that a model gives for a picture, however it gives them."""
+    out = model(x)
+    parts = [out] if isinstance(out, torch.Tensor) else out.values() if isinstance(out, dict) else out[0].values()
+    return torch.cat([part.double().flatten() for part in parts])
+
+
+def through_a_file(model, path):
+    vision.save_weights(model, path)
+    again = vision.create_model(model.name, weights=path)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert (again.architecture(), again.num_classes) == (model.architecture(), model.num_classes)
+    x = torch.randn(1, model.backbone.in_channels, 40, 56)
+    torch.testing.assert_close(answers(again.eval(), x), answers(model.eval(), x), rtol=0, atol=0)
+    return again
+
+
+@pytest.mark.parametrize(("name", "option"), CASES)
+def test_every_option_passes_through_a_file(name, option, tmp_path):
+    torch.manual_seed(0)
+    model = vision.create_model(name, **{option: OTHER[option]})
+    usual = vision.create_model(name, device="meta").architecture()
+    assert model.architecture()[option] == OTHER[option] != usual[option]
+    through_a_file(model, tmp_path / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", vision.list_models())
+def test_every_model_passes_through_a_file(name, tmp_path):
+    torch.manual_seed(0)
+    through_a_file(vision.create_model(name), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_our_files_know_the_classes_and_their_model(name, tmp_path):
+    model = vision.create_model(name, num_classes=40)
     model.reset_classifier(5)
     assert model.dataset is None
     path = tmp_path / "model.safetensors"
-    vision.save_weights(model, path)
-    other = vision.create_model(name, weights=path).eval()
-    assert other.num_classes == 5
-    assert other.architecture == model.architecture
-    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert through_a_file(model, path).num_classes == 5
     with pytest.raises(ValueError, match=f"holds weights of {name}, not of espnetv2_200"):
         vision.create_model("espnetv2_200", weights=path)
     with pytest.raises(ValueError, match="have other shapes"):
         vision.create_model(name, weights=path, num_classes=6)
+
+
+def test_an_option_that_a_class_forgets_to_keep_is_no_silent_loss():
+    class Forgetful(vision.Classifier):
+        def __init__(self, width=0.5, *, colour="red", device=None):
+            super().__init__(width, device=device)
+
+    with pytest.raises(AttributeError, match="colour"):
+        Forgetful(device="meta").architecture()
 
 
 def test_weights_are_saved_as_safetensors_only(tmp_path):

@@ -1,9 +1,12 @@
 """Tests made from the registry: every name keeps the same promises."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import vision
+from vision import registry
 from vision.backbone import WIDTHS
 from vision.datasets import CITYSCAPES, COCO, IMAGENET, VOC
 
@@ -105,7 +108,7 @@ def test_other_channels_classes_and_options_reach_the_model():
     model = vision.create_model("espnetv2_050", num_classes=7, in_channels=5, multi_label=True, dropout=0.5)
     assert model(torch.randn(2, 5, 32, 32)).shape == (2, 7)
     assert model.multi_label
-    assert model.dropout.p == 0.5
+    assert model.dropout == 0.5
     assert model.dataset is None
     assert vision.create_model("espnetv2_050", width=0.25, device="meta").backbone.width == 0.25
 
@@ -149,11 +152,17 @@ def test_a_reset_where_the_model_is():
         (None, {}, r"name=None: no such model"),
         ("espnetv2_050", {"num_classes": 2.5}, r"num_classes=2\.5: must be a whole number"),
         ("espnetv2_050", {"features_only": True, "num_classes": 3}, "num_classes=3: with features_only=True"),
-        ("espnetv2_050_seg_voc", {"multi_label": True}, "an option does not fit this model: .*'multi_label'"),
+        (
+            "espnetv2_050_seg_voc",
+            {"multi_label": True},
+            "multi_label=True: .*_seg_voc has no such option .* pyramid_width",
+        ),
         ("espnetv2_050_ssd_voc", {"size": 512}, "size=512: must be height and width"),
         ("espnetv2_050", {"num_classes": -1}, "num_classes=-1: must be a whole number, at least 0"),
         ("espnetv2_050_seg_voc", {"num_classes": 0}, "num_classes=0: must be a whole number, at least 1"),
         ("espnetv2_050_ssd_voc", {"num_classes": 1}, "num_classes=1: must be a whole number, at least 2"),
+        ("espnetv2_050", {"features_only": True, "image_levels": (2,)}, r"image_levels=\(2,\): .* no such option"),
+        ("espnetv2_050", {"features_only": True, "dropout": 0.1}, "dropout=0.1: .* it has width, in_channels, conv"),
         ("espnetv2_050", {"out_indices": (1,)}, r"out_indices=\(1,\): needs features_only=True"),
         ("espnetv2_050_seg_voc", {"features_only": True, "out_indices": (4,)}, "must name maps, 0 to 3"),
         ("espnetv2_300", {"weights": "DEFAULT"}, "there are no published weights of espnetv2_300"),
@@ -163,3 +172,30 @@ def test_a_reset_where_the_model_is():
 def test_wrong_wishes_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         vision.create_model(name, **options)
+
+
+def test_a_constructors_own_mistake_is_not_told_as_a_wrong_option(monkeypatch):
+    class Broken(vision.Classifier):
+        def __init__(self, width=1.0, num_classes=1000, *, device=None, dtype=None):
+            raise TypeError("a mistake inside")
+
+    broken = replace(registry._MODELS["espnetv2_050"][1], network=Broken)
+    monkeypatch.setitem(registry._MODELS, "broken", (0.5, broken))
+    with pytest.raises(TypeError, match="a mistake inside"):
+        vision.create_model("broken")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_models_preprocessing_is_known(name):
+    model = vision.create_model(name, device="meta")
+    assert model.preprocessing.size == getattr(model, "size", model.preprocessing.size)
+    assert (model.preprocessing.crop is None) == (not isinstance(model, vision.Classifier))
+
+
+def test_a_detectors_own_size_is_its_preprocessings(tmp_path):
+    model = vision.create_model("espnetv2_050_ssd_voc", size=(64, 96))
+    assert model.preprocessing.size == (64, 96)
+    vision.save_weights(model, tmp_path / "model.safetensors")
+    again = vision.create_model("espnetv2_050_ssd_voc", weights=tmp_path / "model.safetensors")
+    assert again.preprocessing.size == (64, 96)
+    assert vision.create_model("espnetv2_050_ssd_voc").preprocessing.size == (300, 300)

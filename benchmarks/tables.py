@@ -1,0 +1,245 @@
+"""The tables of the documents, written from the result files.
+
+    python benchmarks/tables.py            # write them anew
+    python benchmarks/tables.py --check    # only say which documents differ from the result files
+
+A document holds a table between two comments, which the rendered page does not show. `TABLES` names the tables:
+
+    <!-- table: course -->
+    | run | epochs | ...
+    <!-- end -->
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from environment import RESULTS
+
+from eru.storage import atomic_write, read_json
+
+ROOT = Path(__file__).parents[1]
+Row = dict[str, Any]
+
+
+def result(name: str) -> Row:
+    """One result file."""
+    return read_json(RESULTS / f"{name}.json")
+
+
+def shown(cell: object) -> str:
+    """An entry of a table: fractions have two digits, long counts commas, and what is missing is a dash."""
+    if isinstance(cell, float):
+        return f"{cell:.2f}"
+    return "-" if cell is None else f"{cell:,}" if isinstance(cell, int) and cell >= 10_000 else str(cell)
+
+
+def markdown(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown."""
+    head = [str(column).replace("_", " ") for column in columns]
+    return "\n".join(f"| {' | '.join(map(shown, line))} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def listed(file: str, *columns: str) -> str:
+    """The rows of a result file, of which some columns are shown."""
+    return markdown(columns, ([row.get(column) for column in columns] for row in result(file)["rows"]))
+
+
+def pivoted(file: str, sides: Sequence[str], across: str, wanted: Sequence[object], value: str) -> str:
+    """A line for every combination of ``sides``, and a column for each wanted entry of the column ``across``."""
+    lines: dict[tuple[object, ...], Row] = {}
+    for row in result(file)["rows"]:
+        lines.setdefault(tuple(row[side] for side in sides), {})[row[across]] = row[value]
+    return markdown([*sides, *wanted], ([*line, *map(found.get, wanted)] for line, found in lines.items()))
+
+
+def published(folder: str = "ptb") -> list[Row]:
+    """Every Penn Treebank result in a folder, the best on the validation text first."""
+    found = [read_json(path) for path in (RESULTS / folder).glob("*.json")]
+    return sorted(found, key=lambda run: run["exact_valid_perplexity"])
+
+
+def parent(run: Row) -> str | None:
+    """The run whose weights this one started from."""
+    return run["training"].get("start", {}).get("run")
+
+
+def epochs(run: Row) -> int:
+    """Epochs behind a run's weights, those of the runs before it among them."""
+    before = parent(run)
+    return run["epochs"] + (epochs(result(f"ptb/{before}")) if before else 0)
+
+
+# What others report, from the tables of the works named.
+OTHERS = [
+    ("ESPNetv2's ERU, standard dropout (its Table 4)", "7 M", None, None, "73.63"),
+    ("the same", "15 M", None, None, "63.47"),
+    ("PRU, standard dropout (same table)", "19 M", None, None, "62.42"),
+    ("LSTM with tuned regularisers (Melis et al., arXiv 1707.05589)", "10 M", None, "61.8", "59.6"),
+    ("AWD-LSTM (same table as PRU)", "24 M", None, None, "57.3"),
+    ("PRU with weight dropout (same table)", "19 M", None, None, "56.56"),
+]
+
+
+def ptb() -> str:
+    """Every model of ours whose test perplexity was looked at, and what others report."""
+    measured = ("exact_valid_perplexity", "exact_test_perplexity")
+    ours = [run for run in published() if "exact_test_perplexity" in run]
+    rows = [(f"`{run['run']}`", run["parameters"], epochs(run), *(run[name] for name in measured)) for run in ours]
+    return markdown(["model", "parameters", "epochs", "validation", "test"], [*rows, *OTHERS])
+
+
+def course() -> str:
+    """Every run, what it started from and how it was trained."""
+    rows = []
+    for run in sorted(published(), key=lambda run: (run["parameters"], epochs(run), run["run"])):
+        recipe = run["training"]["recipe"]
+        dropouts = ", ".join(f"{recipe[f'{place}_dropout']:g}" for place in ("input", "layer", "output", "weight"))
+        how = (run["epochs"], f"{recipe['learning_rate']:g}", dropouts, round(run["seconds"] / 60))
+        rows.append((run["run"], parent(run), run["parameters"], *how, run["exact_valid_perplexity"]))
+    columns = ("run", "goes on from", "parameters", "epochs", "rate", "dropouts", "minutes", "validation")
+    return markdown(columns, rows)
+
+
+def adapted() -> str:
+    """Every report on the test text by a model that was adapted to it."""
+    rows = []
+    for run in published():
+        for report in run["evaluations"]:
+            cache = "cache of {cache_window} words, theta {cache_theta}, weight {cache_weight}; "
+            how = (cache if report["adaptation"]["cache_window"] else "") + "temperature {temperature}"
+            figures = (report["valid_perplexity"], report["perplexity"])
+            rows.append((run["run"], how.format(**report["adaptation"]), *figures))
+    return markdown(["model", "how", "validation", "test"], rows)
+
+
+def ablation() -> str:
+    """What is lost within three epochs when one regulariser is taken away, the greatest loss first."""
+    names = {
+        "all": "nothing",
+        "no-activation-penalties": "AR and TAR",
+        "no-dropout": "dropout of input, layers and output",
+        "no-weight-decay": "weight decay",
+        "not-locked": "one mask over time (locked dropout)",
+        "no-word-dropout": "dropout of words",
+        "no-weight-dropout": "dropout of the recurrent weights",
+    }
+    last = {run["run"].removeprefix("ablation-"): run["course"][-1] for run in published("ptb/ablation")}
+    whole = last["all"]["valid_perplexity"]
+    rows = [
+        (names[name], end["train_perplexity"], end["valid_perplexity"], f"{end['valid_perplexity'] - whole:+.1f}")
+        for name, end in sorted(last.items(), key=lambda item: (item[0] != "all", -item[1]["valid_perplexity"]))
+    ]
+    return markdown(["without", "training", "validation", "difference"], rows)
+
+
+def input_maps() -> str:
+    """The 7 M shape with four input maps."""
+    rows = [(row["form"], row["parameters"], *row["valid_perplexity"]) for row in result("input_maps")["rows"]]
+    return markdown(["form", "parameters", *(f"epoch {n}" for n in range(1, 6))], rows)
+
+
+def input_maps_small() -> str:
+    """The shape of the recipe ``small`` with every form, at each rate and for each seed that was run."""
+    rows = []
+    for row in result("input_maps_small")["rows"]:
+        rate, seed = f"{row['recipe']['learning_rate']:g}", row["recipe"]["seed"]
+        rows.append((row["form"], seed, rate, row["hidden_size"], row["parameters"], *row["valid_perplexity"]))
+    return markdown(["form", "seed", "rate", "H", "parameters", "epoch 1", "epoch 2"], rows)
+
+
+def stdlib() -> str:
+    """The recipe ``small`` on the documentation of Python's library, beside what needs no training."""
+    found = result("stdlib")
+    valid = (found["valid"]["perplexity"], found["train"]["bigram_perplexity"], found["train"]["unigram_perplexity"])
+    rows = [("validation", *valid), ("test", found["test"]["perplexity"], None, None)]
+    return markdown(["text", "the model", "interpolated Kneser-Ney bigram", "frequencies of words"], rows)
+
+
+def readme() -> str:
+    """What a newcomer should know before choosing, our defeats among it."""
+
+    def perplexity(run: Row) -> str:
+        return f"{run['exact_test_perplexity']:.2f} ({epochs(run)} epochs)"
+
+    def milliseconds(file: str, value: str, model: str) -> str:
+        rows = {row["model"]: row[value] for row in result(file)["rows"] if row["recipe"] == "paper-15m"}
+        return f"{rows[model]:.0f} ms"
+
+    maps = {row["form"]: row["valid_perplexity"][-1] for row in result("input_maps")["rows"]}
+    small = {cell: result(f"small_ptb_{cell}")["exact_test_perplexity"] for cell in ("eru", "lstm")}
+    step, word = partial(milliseconds, "lm", "step_ms"), partial(milliseconds, "streaming", "ms_a_token")
+    lstm, peer = "nn.LSTM, same parameters", "(LSTM of equal size)"
+    rows = [
+        ("Test perplexity, 7 M", perplexity(result("ptb/ptb-awd-7m-120")), "73.63", "59.6 (LSTM of 10 M)"),
+        ("Test perplexity, 15 M", perplexity(result("ptb/ptb-awd-15m")), "63.47", "57.3 (AWD-LSTM of 24 M)"),
+        ("Validation perplexity, 7 M, after 5 epochs", maps["feature"], None, f"{maps['lstm']:.2f} {peer}"),
+        ("Test perplexity, 2.9 M, after 3 epochs", small["eru"], None, f"{small['lstm']:.2f} {peer}"),
+        ("A training step of 15 M, two CPU threads", step("ERU"), None, f"{step(lstm)} {peer}"),
+        ("One word from 15 M, one CPU thread", word("ERU, optimized"), None, f"{word(lstm)} {peer}"),
+        ("ImageNet top-1, 0.3 G multiply-adds", "not measured", "72.06 %", "75.8 % (MobileNetV3-Large)"),
+    ]
+    return markdown(["", "ours", "its authors'", "a peer's"], rows)
+
+
+LAYERS = ("ERU", "ERU naive loop", "ERU bf16", "nn.LSTM bf16")
+SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
+TABLES: dict[str, Callable[[], str]] = {
+    **{
+        table.__name__: table
+        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, stdlib, readme)
+    },
+    "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
+    "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
+    "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
+    "cell": partial(listed, "cell", "batch", *SIZES, "cell", "forward_ms", "forward_backward_ms"),
+    "vision": partial(pivoted, "vision", PICTURES, "way", ["eager, channels last", "vision.optimize"], "ratio"),
+}
+
+
+def filled(text: str) -> str:
+    """The text of a document, with every table as the result files have it.
+
+    Raises:
+        ValueError: A marker is not closed, or names a table that there is not.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in TABLES:
+            raise ValueError(f"there is no table {match[1]!r}, only {', '.join(sorted(TABLES))}")
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    new, count = re.subn(r"<!-- table: (\w+) -->(?:(?!<!-- ).)*<!-- end -->", fill, text, flags=re.DOTALL)
+    if not count == text.count("<!-- end -->") == text.count("<!-- table: "):
+        raise ValueError("a table is not between <!-- table: name --> and <!-- end -->")
+    return new
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the documents anew, or say which differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("documents", type=Path, nargs="*", help="README.md and docs/*.md unless some are named")
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args(arguments)
+    differing = {}
+    for path in args.documents or [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        try:
+            new = filled(text)
+        except ValueError as error:
+            parser.error(f"{path.name}: {error}")
+        if new != text:
+            differing[path] = new
+    if args.check and differing:
+        names = ", ".join(path.name for path in differing)
+        parser.exit(1, f"{names}: not as the result files say; run python benchmarks/tables.py\n")
+    for path, new in differing.items():
+        with atomic_write(path) as file:
+            file.write(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Files and folders of pictures, predicted one at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eru.training import Progress
+from vision.answers import Answer
+from vision.backbone import SMALLEST_SIDE
+from vision.pictures import list_pictures, open_picture, picture_suffixes, require_pillow
+from vision.predict import Predictor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was said about one file.
+
+    Attributes:
+        path: The file.
+        answer: What the model says.
+        first_of_many: Whether the file holds more pictures, of which only the first was looked at.
+        written: The files that show the answer.
+    """
+
+    path: Path
+    answer: Answer
+    first_of_many: bool
+    written: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file about which nothing can be said.
+
+    Attributes:
+        path: The file.
+        reason: Why, in one line that names the file.
+    """
+
+    path: Path
+    reason: str
+
+
+def predict_files(
+    predictor: Predictor, paths: Sequence[str | Path], out: str | Path | None = None, *, quiet: bool = False
+) -> Iterator[Prediction | Failure]:
+    """Predict files and folders of pictures, one at a time; one that fails does not stop the others.
+
+    What shows an answer is ``NAME.png`` (labels, overlay or boxes); for segmentation there is ``NAME.mask.png``,
+    too, whose values are the classes. No input is ever overwritten.
+
+    Args:
+        predictor: What answers.
+        paths: Files and folders, see :func:`vision.pictures.list_pictures`.
+        out: For one file ``NAME.png``; or a folder, made if need be, in which each picture gives its name to what
+            shows its answer. A name that is taken by another gets a number: ``cat.png``, ``cat-2.png``. None writes
+            nothing.
+        quiet: Show no progress bar. There is none for a single file, nor where stderr is not a terminal.
+
+    Yields:
+        A :class:`Prediction` or a :class:`Failure` for every file, in order.
+
+    Raises:
+        ValueError: ``out`` does not fit ``paths``, a folder has no pictures, the model does not fit its dataset, or
+            Pillow is not installed.
+    """
+    require_pillow()
+    files = list_pictures(paths)
+    targets = [None] * len(files) if out is None else _targets(paths, files, Path(out))
+    with Progress(len(files), unit="pictures", quiet=quiet or len(files) == 1) as progress:
+        for file, target in zip(files, targets, strict=True):
+            yield _predict_file(predictor, file, target)
+            progress.advance()
+
+
+def _predict_file(predictor: Predictor, file: Path, target: Path | None) -> Prediction | Failure:
+    """Open a file, ask, and save the answer; what is wrong with this one file is said, and nothing else caught."""
+    try:
+        picture = open_picture(file)
+    except ValueError as error:
+        return Failure(file, str(error))
+    if min(picture.size) < SMALLEST_SIDE:
+        size = f"{picture.height}x{picture.width}"
+        return Failure(file, f"{file}: too small, {size} (height x width): a side must have {SMALLEST_SIDE} pixels")
+    try:
+        answer = predictor(picture)
+    except ArithmeticError as error:
+        return Failure(file, f"{file}: {error}")
+    try:
+        written = () if target is None else answer.save(target)
+    except OSError as error:
+        return Failure(file, f"{file}: its answer cannot be written to {target}: {error.strerror or error}")
+    return Prediction(file, answer, "first_of_many" in picture.info, written)
+
+
+def _targets(paths: Sequence[str | Path], files: Sequence[Path], out: Path) -> list[Path]:
+    """The file ``NAME.png`` of every picture."""
+    taken = {_key(file) for file in files}
+    if out.suffix.lower() == ".png" and not out.is_dir():
+        if len(files) > 1 or Path(paths[0]).is_dir():
+            raise ValueError(f"out={str(out)!r}: for several pictures or a folder it must be a folder")
+        if taken & _keys(out):
+            raise ValueError(f"out={str(out)!r}: would overwrite the picture itself")
+        return [out]
+    if out.suffix.lower() in picture_suffixes() and not out.is_dir():
+        raise ValueError(f"out={str(out)!r}: must end in .png, or be a folder")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={str(out)!r}: is a file, and neither a .png nor a folder")
+    targets = []
+    for file in files:
+        target, number = out / f"{file.stem}.png", 1
+        while taken & _keys(target):
+            number += 1
+            target = out / f"{file.stem}-{number}.png"
+        taken |= _keys(target)
+        targets.append(target)
+    return targets
+
+
+def _keys(target: Path) -> set[str]:
+    """All that may be written for a picture."""
+    return {_key(target), _key(target.with_suffix(".mask.png"))}
+
+
+def _key(path: Path) -> str:
+    """What tells files apart on every system, those that take A and a for one letter included."""
+    return str(path.resolve()).casefold()

@@ -1,0 +1,87 @@
+"""What all whole models share: a backbone with a head, and a description from which they can be built again."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, ClassVar
+
+from torch import nn
+
+from vision.backbone import LEVELS, ESPNetv2, FeatureInfo
+from vision.datasets import Dataset
+from vision.preprocessing import Preprocessing
+
+# Where a model lives, how many classes it has and which levels its kind uses are told apart from its options.
+_NOT_OPTIONS = {"num_classes", "depth", "image_levels", "out_indices", "device", "dtype"}
+
+
+def option_names(build: Callable[..., nn.Module]) -> list[str]:
+    """The options of a model's class: the arguments of its constructor that shape it.
+
+    Args:
+        build: :class:`vision.ESPNetv2` or a class of whole models.
+
+    Example:
+        >>> option_names(ESPNetv2)
+        ['width', 'in_channels', 'convolution', 'fusion', 'shortcut']
+    """
+    return [name for name in signature(build).parameters if name not in _NOT_OPTIONS]
+
+
+class Network(nn.Module):
+    """A backbone with a head.
+
+    Every option of a class (see :func:`option_names`) is also an attribute of that name, of the model or of its
+    backbone. So :meth:`architecture` is read off the model, and an option that was not kept raises AttributeError.
+
+    Args:
+        options: What the backbone is made with, see :class:`vision.ESPNetv2`; depth and levels are those of the class.
+
+    Attributes:
+        depth: How many levels the backbones of this class have.
+        image_levels: The levels that are fed the image.
+        num_classes: How many classes the head tells apart.
+        name: The model's name, where the registry made it.
+        weights_record: The record of the published weights that were loaded last, if any.
+        dataset: What the classes are called, if they are those of a known dataset.
+        preprocessing: From a picture to the model's input, where the registry made the model.
+    """
+
+    depth: ClassVar[int] = LEVELS
+    image_levels: ClassVar[tuple[int, ...]] = (2, 3, 4)
+
+    num_classes: int
+    reset_classifier: Callable[[int], None]
+    name: str | None = None
+    weights_record: Any = None
+    dataset: Dataset | None = None
+    preprocessing: Preprocessing | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.backbone = ESPNetv2(depth=self.depth, image_levels=self.image_levels, **options)
+
+    def architecture(self) -> dict[str, Any]:
+        """The model's options, by which a file of weights can say how to build it again.
+
+        Example:
+            >>> from vision.classification import Classifier
+            >>> Classifier(0.5, fusion=False, device="meta").architecture()["fusion"]
+            False
+        """
+        names = option_names(type(self))
+        return {name: getattr(self if hasattr(self, name) else self.backbone, name) for name in names}
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """What the backbone's maps are."""
+        return self.backbone.feature_info
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See :meth:`vision.ESPNetv2.set_grad_checkpointing`."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def _take_classes(self, num_classes: int, least: int) -> None:
+        """Remember how many classes there are from now on; what they are called is then unknown."""
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < least:
+            raise ValueError(f"num_classes={num_classes!r}: must be a whole number, at least {least}")
+        self.num_classes, self.dataset = num_classes, None
