@@ -42,6 +42,8 @@ class ERUCell(nn.Module):
             three options before it; ``nn.Linear`` makes an LSTM.
         proj_size: P; above 0, h is projected to (B, P) as in ``nn.LSTM``.
         layer_norm: Whether to normalise the input gates.
+        recurrent_groups: R, which must divide H and P. The units are cut into R blocks, each of which reads its own
+            slice of h: R times fewer recurrent weights, (4H, H / R), as in PRU (arXiv 1808.09029).
 
     Shape:
         input (B, M) or (M,); h (B, H or P) and c (B, H), without B for one vector. The output is the next (h, c), with
@@ -75,6 +77,7 @@ class ERUCell(nn.Module):
         input_transform: InputTransform | None = None,
         proj_size: int = 0,
         layer_norm: bool = False,
+        recurrent_groups: int = 1,
     ) -> None:
         super().__init__()
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("proj_size", proj_size)):
@@ -85,7 +88,11 @@ class ERUCell(nn.Module):
                 raise ValueError(f"{name}={value}: must be at least 1")
         if not 0 <= proj_size < hidden_size:
             raise ValueError(f"proj_size={proj_size}: must be at least 0 and below hidden_size={hidden_size}")
+        for name, value in (("hidden_size", hidden_size), ("proj_size", proj_size)):
+            if recurrent_groups < 1 or value % recurrent_groups:
+                raise ValueError(f"recurrent_groups={recurrent_groups}: must divide {name}={value}")
         self.input_size, self.hidden_size, self.proj_size = input_size, hidden_size, proj_size
+        self.recurrent_groups = recurrent_groups
         if input_transform is None:
             input_transform = partial(
                 EESPGates, branches=branches, groups=groups, kernel_size=kernel_size, device=device, dtype=dtype
@@ -100,7 +107,7 @@ class ERUCell(nn.Module):
         if layer_norm:
             self.layer_norm = nn.LayerNorm(4 * hidden_size, bias=False, device=device, dtype=dtype)
         empty = partial(torch.empty, device=device, dtype=dtype)
-        self.weight_hh = nn.Parameter(empty(4 * hidden_size, proj_size or hidden_size))
+        self.weight_hh = nn.Parameter(empty(4 * hidden_size, (proj_size or hidden_size) // recurrent_groups))
         self.weight_hr = nn.Parameter(empty(proj_size, hidden_size)) if proj_size else None
         self.bias = nn.Parameter(empty(4 * hidden_size)) if bias else None
         self._reset_recurrent()
@@ -113,10 +120,11 @@ class ERUCell(nn.Module):
         self._reset_recurrent()
 
     def _reset_recurrent(self) -> None:
-        """Draw the recurrent weights as ``nn.LSTM``, U(-1/sqrt(H), 1/sqrt(H)); biases are 0, the forget gate's 1."""
-        limit = 1 / math.sqrt(self.hidden_size)
+        """Draw recurrent weights as ``nn.LSTM``'s of each block's size; biases are 0, the forget gate's 1."""
+        limit = 1 / math.sqrt(self.hidden_size // self.recurrent_groups)
         nn.init.uniform_(self.weight_hh, -limit, limit)
         if self.weight_hr is not None:
+            limit = 1 / math.sqrt(self.hidden_size)
             nn.init.uniform_(self.weight_hr, -limit, limit)
         if self.bias is not None:
             nn.init.zeros_(self.bias)

@@ -44,6 +44,7 @@ class ERU(LSTMNames):
         weight_dropout: Probability of dropout on the recurrent weights, one draw a call (AWD-LSTM's weight drop).
         hidden_dropout: Probability of dropout on h in the recurrent product, one mask over time (variational dropout).
         layer_norm: Whether to normalise the input gates.
+        recurrent_groups: See :class:`ERUCell`.
         backend: See :func:`eru.recurrence.lstm_scan`.
 
     Shape:
@@ -84,6 +85,7 @@ class ERU(LSTMNames):
         weight_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
         layer_norm: bool = False,
+        recurrent_groups: int = 1,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
@@ -114,6 +116,7 @@ class ERU(LSTMNames):
             input_transform=input_transform,
             proj_size=proj_size,
             layer_norm=layer_norm,
+            recurrent_groups=recurrent_groups,
         )
         width = len(self._directions) * (proj_size or hidden_size)
         self.cells = nn.ModuleDict(

@@ -76,6 +76,8 @@ OPTIONS = [
     {"num_layers": 2, "proj_size": 5, "layer_norm": True, "bias": False, "kernel_size": 5},
     {"input_transform": nn.Linear, "num_layers": 2, "proj_size": 3},
     {"input_transform": partial(nn.Linear, bias=False), "layer_norm": True},
+    {"recurrent_groups": 4},
+    {"recurrent_groups": 2, "proj_size": 6, "num_layers": 2, "layer_norm": True},
 ]
 
 
@@ -220,6 +222,100 @@ def test_packed_input_equals_lengths():
     padded, state = rnn(x, lengths=lengths)
     packed, same = rnn(pack_padded_sequence(x, lengths, enforce_sorted=False))
     torch.testing.assert_close((pad_packed_sequence(packed)[0], same), (padded, state))
+
+
+# --- recurrent groups are recurrences beside one another
+
+
+def lstms_of_blocks(rnn, cell_name):
+    """One nn.LSTM for every block of a cell with a linear input map, holding the cell's own numbers."""
+    cell, groups = rnn.cells[cell_name], rnn.cells[cell_name].recurrent_groups
+    units = cell.hidden_size // groups
+
+    def rows(tensor, block):
+        return tensor.unflatten(0, (4, groups, units))[:, block].flatten(0, 1)
+
+    lstms = []
+    for block in range(groups):
+        lstm = nn.LSTM(cell.input_size, units, **DOUBLE)
+        names = {"weight_ih_l0": cell.input_transform.weight, "weight_hh_l0": cell.weight_hh}
+        names |= {"bias_ih_l0": cell.input_transform.bias, "bias_hh_l0": cell.bias}
+        with torch.no_grad():
+            for name, value in names.items():
+                getattr(lstm, name).copy_(rows(value, block))
+        lstms.append(lstm)
+    return lstms, rows
+
+
+@pytest.mark.parametrize("backend", ["naive", "cpu", "fused"])
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_recurrent_groups_are_as_many_lstms_that_read_the_same_input(groups, backend):
+    rnn = ERU(5, 12, input_transform=nn.Linear, recurrent_groups=groups, backend=backend, **DOUBLE)
+    assert rnn.weight_hh_l0.shape == (48, 12 // groups)
+    lstms, rows = lstms_of_blocks(rnn, "l0")
+    x = torch.randn(7, 3, 5, **DOUBLE, requires_grad=True)
+    start = torch.randn(1, 3, 12, **DOUBLE), torch.randn(1, 3, 12, **DOUBLE)
+    ours = rnn(x, start)
+    slices = zip(*(part.chunk(groups, dim=2) for part in start), strict=True)
+    theirs = [lstm(x, tuple(part.contiguous() for part in state)) for lstm, state in zip(lstms, slices, strict=True)]
+    output = torch.cat([y for y, _ in theirs], dim=2)
+    state = tuple(torch.cat(parts, dim=2) for parts in zip(*(end for _, end in theirs), strict=True))
+    torch.testing.assert_close(ours, (output, state))
+    grad_x, *mine = gradients(ours, [x, rnn.weight_hh_l0, rnn.weight_ih_l0, rnn.bias_hh_l0])
+    wanted = [getattr(lstm, name) for lstm in lstms for name in ("weight_hh_l0", "weight_ih_l0", "bias_hh_l0")]
+    other_x, *other = gradients((output, state), [x, *wanted])
+    torch.testing.assert_close(grad_x, other_x)
+    for block in range(groups):
+        torch.testing.assert_close([rows(grad, block) for grad in mine], list(other[3 * block : 3 * block + 3]))
+
+
+@both_directions
+def test_recurrent_groups_know_lengths_packed_input_and_dropouts(bidirectional):
+    rnn = ERU(6, 12, 2, recurrent_groups=3, proj_size=6, bidirectional=bidirectional, **DOUBLE)
+    x, lengths = torch.randn(7, 4, 6, **DOUBLE), [3, 7, 1, 4]
+    padded, state = rnn(x, lengths=lengths)
+    packed, same = rnn(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    torch.testing.assert_close((pad_packed_sequence(packed)[0], same), (padded, state))
+    for b, length in enumerate(lengths):
+        torch.testing.assert_close(rnn(x[:length, b : b + 1])[0][:, 0], padded[:length, b])
+    results = []
+    for backend in ("naive", "cpu"):
+        dropping = ERU(6, 12, recurrent_groups=3, weight_dropout=0.4, hidden_dropout=0.4, backend=backend, **DOUBLE)
+        torch.manual_seed(1)
+        for p in dropping.parameters():
+            nn.init.normal_(p, std=0.5)
+        results.append((dropping(x), list(dropping.parameters())))
+    (one, ours), (other, theirs) = results
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(gradients(one, ours), gradients(other, theirs))
+
+
+@given(units=st.integers(1, 9), groups=st.integers(1, 5), proj=st.integers(0, 8), m=st.integers(1, 20))
+@settings(max_examples=30, deadline=None)
+def test_parameters_of_recurrent_groups(units, groups, proj, m):
+    h, p = groups * units, groups * min(proj, units - 1)
+    cell, dense = (ERUCell(m, h, proj_size=p, recurrent_groups=r, device="meta") for r in (groups, 1))
+    count = {name: sum(q.numel() for q in c.parameters()) for name, c in (("cell", cell), ("dense", dense))}
+    recurrent = 4 * h * (p or h)
+    assert count["dense"] - count["cell"] == recurrent - recurrent // groups
+
+
+def test_recurrent_groups_start_as_recurrences_of_their_own_size():
+    weight = ERUCell(8, 64, recurrent_groups=4).weight_hh
+    assert weight.shape == (256, 16)
+    assert weight.abs().max() <= 1 / 4
+    assert abs(weight.std().item() - 1 / 4 / math.sqrt(3)) < 0.01
+
+
+@quiet_scan
+def test_recurrent_groups_compile_and_export():
+    torch._dynamo.reset()
+    rnn, x = ERU(6, 8, recurrent_groups=2), torch.randn(5, 3, 6)
+    torch.testing.assert_close(torch.compile(rnn, backend="aot_eager", fullgraph=True)(x), rnn(x))
+    steps = torch.export.Dim("steps", min=2, max=1024)
+    exported = torch.export.export(rnn.eval(), (x,), dynamic_shapes=({0: steps},)).module()
+    longer = torch.randn(9, 3, 6)
+    torch.testing.assert_close(exported(longer), rnn(longer))
 
 
 # --- lengths
@@ -685,6 +781,9 @@ def test_vmap_over_lengths():
         ((6, 8), {"proj_size": 8}, "proj_size=8: must be at least 0 and below hidden_size=8"),
         ((6, 8), {"branches": 3}, "branches=3 does not divide hidden_size=8"),
         ((6, 8), {"groups": 4}, "groups=4 does not divide input_size=6"),
+        ((6, 8), {"recurrent_groups": 3}, "recurrent_groups=3: must divide hidden_size=8"),
+        ((6, 8), {"recurrent_groups": 0}, "recurrent_groups=0: must divide hidden_size=8"),
+        ((6, 8), {"recurrent_groups": 2, "proj_size": 3}, "recurrent_groups=2: must divide proj_size=3"),
     ],
 )
 def test_options_that_do_not_fit(arguments, options, message):

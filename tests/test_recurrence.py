@@ -38,13 +38,13 @@ def compiled(request, monkeypatch):
     return request.param
 
 
-def make_inputs(steps=5, batch=3, size=4, proj=0, *, dtype=torch.float64, seed=0, grad=NAMES):
+def make_inputs(steps=5, batch=3, size=4, proj=0, groups=1, *, dtype=torch.float64, seed=0, grad=NAMES):
     """Random gates, W, h0, c0 and W_hr (without a projection ``None``); those named in ``grad`` require it."""
     generator = torch.Generator().manual_seed(seed)
     out = proj or size
     shapes = {
         "gates": (steps, batch, 4 * size),
-        "weight_hh": (4 * size, out),
+        "weight_hh": (4 * size, out // groups),
         "h0": (batch, out),
         "c0": (batch, size),
         "weight_hr": (out, size),
@@ -107,11 +107,12 @@ def test_oracle_multiplies_the_mask_into_what_recurs_and_nothing_else():
 
 @st.composite
 def problems(draw):
-    size = draw(st.integers(1, 9))
-    proj = draw(st.integers(0, size - 1))
+    groups = draw(st.sampled_from([1, 1, 2, 3, 4]))
+    units = draw(st.integers(1, 9 if groups == 1 else 4))
+    size, proj = groups * units, groups * draw(st.integers(0, units - 1))
     steps, batch = draw(st.integers(1, 9)), draw(st.integers(1, 5))
     lengths = draw(st.none() | st.lists(st.integers(1, steps), min_size=batch, max_size=batch).map(torch.tensor))
-    return (steps, batch, size, proj), draw(st.booleans()), lengths, draw(st.integers(0, 99))
+    return (steps, batch, size, proj, groups), draw(st.booleans()), lengths, draw(st.integers(0, 99))
 
 
 @pytest.mark.parametrize(("backend", "dtype", "tolerance"), FAST)
@@ -235,9 +236,9 @@ def test_mask_gets_no_gradient(backend):
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([1, 3])], ids=["whole", "lengths"])
-@pytest.mark.parametrize(("proj", "masked"), [(0, False), (1, True)])
-def test_gradients_and_second_derivatives_against_finite_differences(proj, masked, lengths):
-    inputs = make_inputs(3, 2, 2, proj)
+@pytest.mark.parametrize(("size", "proj", "groups", "masked"), [(2, 0, 1, False), (2, 1, 1, True), (4, 2, 2, True)])
+def test_gradients_and_second_derivatives_against_finite_differences(size, proj, groups, masked, lengths):
+    inputs = make_inputs(3, 2, size, proj, groups)
     options = {"hidden_mask": make_mask(inputs) if masked else None, "lengths": lengths, "backend": "cpu"}
     tensors = [x for x in inputs.values() if x is not None]
 
@@ -467,18 +468,20 @@ def test_compiled_gradients_equal():
     check_equal(*grads, 1e-12)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("proj", "masked", "ends"), [(0, False, None), (2, True, torch.tensor([5, 0, 2]))])
 @pytest.mark.parametrize("keep", [True, False])
-def test_operator_obeys_torchs_rules(proj, masked, ends, keep, compiled):
-    inputs = make_inputs(6, 3, 4, proj, dtype=torch.float32, grad=NAMES if keep else ())
+def test_operator_obeys_torchs_rules(proj, groups, masked, ends, keep, compiled):
+    inputs = make_inputs(6, 3, 4, proj, groups, dtype=torch.float32, grad=NAMES if keep else ())
     inputs["h0"] = inputs["h0"].detach().t().contiguous().t().requires_grad_(keep)
     mask = make_mask(inputs) if masked else None
     torch.library.opcheck(cpu._scan, (*inputs.values(), mask, ends, keep, compiled))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("ends", [None, torch.tensor([5, 0, 2])])
-def test_backward_operator_obeys_torchs_rules(ends, compiled):
-    inputs = {k: x.detach() for k, x in make_inputs(6, 3, 4, 2, dtype=torch.float32).items()}
+def test_backward_operator_obeys_torchs_rules(ends, groups, compiled):
+    inputs = {k: x.detach() for k, x in make_inputs(6, 3, 4, 2, groups, dtype=torch.float32).items()}
     gates, weight, h0, c0, weight_hr = inputs.values()
     mask = make_mask(inputs)
     hidden, c, activated, cells = cpu._scan(gates, weight, h0, c0, weight_hr, mask, ends, True, compiled)

@@ -27,8 +27,9 @@ def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
     if recipe.cell == "eru":
         return _build(recipe, vocab_size, recipe.num_layers, "eru", recipe.hidden_size)
     wanted = count_parameters(replace(recipe, cell="eru"), vocab_size)
-    size = nearest_hidden_size(wanted, lambda size: _count(recipe, vocab_size, "lstm", size))
-    return _build(recipe, vocab_size, recipe.num_layers, "lstm", size)
+    groups = recipe.recurrent_groups  # which must divide the hidden size
+    share = nearest_hidden_size(wanted, lambda share: _count(recipe, vocab_size, "lstm", groups * share))
+    return _build(recipe, vocab_size, recipe.num_layers, "lstm", groups * share)
 
 
 def count_parameters(recipe: Recipe, vocab_size: int) -> int:
@@ -89,6 +90,7 @@ def _build(recipe: Recipe, vocab_size: int, num_layers: int, cell: CellName, hid
         num_layers,
         cell=cell,
         kernel_size=recipe.kernel_size if cell == "eru" else None,
+        recurrent_groups=recipe.recurrent_groups,
         input_dropout=recipe.input_dropout,
         layer_dropout=recipe.layer_dropout,
         output_dropout=recipe.output_dropout,

@@ -47,6 +47,7 @@ class LanguageModel(nn.Module):
         cell: ``"eru"``; or ``"lstm"``, the control, which is the same recurrence with dense input maps; or whatever
             else makes the input maps, see ``input_transform`` of `eru.ERUCell`.
         kernel_size: The taps of the ERU cells, by default theirs. Other cells have none.
+        recurrent_groups: R, the blocks of the recurrent map of every cell; it must divide E and H.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -79,6 +80,7 @@ class LanguageModel(nn.Module):
         *,
         cell: CellName | InputTransform = "eru",
         kernel_size: int | None = None,
+        recurrent_groups: int = 1,
         input_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         output_dropout: float = 0.0,
@@ -114,7 +116,7 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(embedding_size))
         self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
-        make = partial(ERU, weight_dropout=weight_dropout)
+        make = partial(ERU, weight_dropout=weight_dropout, recurrent_groups=recurrent_groups)
         if cell != "eru":
             make = partial(make, input_transform=dense_gates if cell == "lstm" else cell)
         elif kernel_size is not None:

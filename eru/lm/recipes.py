@@ -9,7 +9,16 @@ from eru.lm.model import CellName
 from eru.lm.text.tokenizer import TokenizerKind
 from eru.training import OptimizerName, Schedule
 
-SHAPE = ("tokenizer", "vocab_size", "cell", "embedding_size", "hidden_size", "num_layers", "kernel_size")
+SHAPE = (
+    "tokenizer",
+    "vocab_size",
+    "cell",
+    "embedding_size",
+    "hidden_size",
+    "num_layers",
+    "kernel_size",
+    "recurrent_groups",
+)
 """The fields that say which weights there are and what they mean: a run that starts from another's has them too."""
 
 # Whatever else has limits is checked by the function that uses it. Comparisons with NaN are false, so it fits nowhere.
@@ -38,6 +47,7 @@ class Recipe:
         hidden_size: H, the width of all layers but the last, which has E.
         num_layers: The number of recurrent layers.
         kernel_size: The number of taps of the ERU's branches.
+        recurrent_groups: R, the number of blocks into which the recurrent maps are cut, of either cell.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -76,6 +86,7 @@ class Recipe:
     hidden_size: int = 448
     num_layers: int = 3
     kernel_size: int = 3
+    recurrent_groups: int = 1
     input_dropout: float = 0.5
     layer_dropout: float = 0.5
     output_dropout: float = 0.5

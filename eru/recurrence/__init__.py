@@ -50,7 +50,8 @@ def lstm_scan(
 
     Args:
         gates: Input gates with bias (T, B, 4H), T >= 1, in the order i, f, g, o.
-        weight_hh: Recurrent weights (4H, H), or (4H, P) with a projection.
+        weight_hh: Recurrent weights (4H, H), or (4H, P) with a projection. With R recurrent groups these are
+            (4H, H / R) or (4H, P / R): of every gate's units, the r-th of R equal blocks reads slice r of h.
         h0: Initial hidden state (B, H) or (B, P).
         c0: Initial cells (B, H).
         weight_hr: Projection (P, H), or ``None``.
@@ -176,8 +177,10 @@ def _check_shapes(
         raise ValueError(f"gates of shape {tuple(gates.shape)}: expected (T, B, 4H) with T >= 1")
     batch, size = gates.shape[1], gates.shape[2] // 4
     out = size if weight_hr is None else weight_hr.shape[0]
+    groups = out // max(weight_hh.shape[-1], 1)
+    share = out // groups if groups and out % groups == size % groups == 0 else out
     expected = {
-        "weight_hh": (weight_hh, (4 * size, out)),
+        "weight_hh": (weight_hh, (4 * size, share)),
         "h0": (h0, (batch, out)),
         "c0": (c0, (batch, size)),
         "weight_hr": (weight_hr, (out, size)),

@@ -21,7 +21,7 @@ def lstm_scan(
 ) -> tuple[Tensor, Tensor]:
     """The contract of :func:`eru.recurrence.naive.lstm_scan`, without a mask and with cells in the gates' type."""
     identity = torch.eye(gates.shape[2], device=gates.device, dtype=gates.dtype)
-    weights = [identity, weight_hh, *([] if weight_hr is None else [weight_hr])]
+    weights = [identity, _dense(weight_hh, h0.shape[1]), *([] if weight_hr is None else [weight_hr])]
     h0, c0 = h0.unsqueeze(0), c0.to(gates.dtype).unsqueeze(0)
     train = torch.is_grad_enabled() and any(x.requires_grad for x in (gates, h0, c0, *weights))
     # has_biases, num_layers, dropout, train, bidirectional
@@ -39,6 +39,15 @@ def lstm_scan(
         data, _, c = torch.lstm(packed.data, packed.batch_sizes, start, weights, *options)
     hidden, _ = pad_packed_sequence(packed._replace(data=data), total_length=gates.shape[0])
     return hidden.index_select(1, back), c.index_select(1, back).squeeze(0)
+
+
+def _dense(weight_hh: Tensor, size: int) -> Tensor:
+    """Recurrent weights in groups (4H, P / R) as the dense matrix (4H, P) that they stand for, zero off its blocks."""
+    groups = size // weight_hh.shape[1]
+    if groups == 1:
+        return weight_hh
+    blocks = weight_hh.unflatten(0, (4, groups, -1)).permute(0, 2, 3, 1)  # (gate, H / R, P / R, R)
+    return torch.diag_embed(blocks).permute(0, 3, 1, 4, 2).flatten(3).flatten(0, 2)  # (gate R H/R, R P/R)
 
 
 def _quiet() -> warnings.catch_warnings:

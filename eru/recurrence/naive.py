@@ -13,11 +13,25 @@ def lstm_step(
     hidden_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step: gates (B, 4H), h (B, H or P), c (B, H) -> the next h and c, the cells in the type of c."""
-    recurrent = h if hidden_mask is None else h * hidden_mask
-    i, f, g, o = (gates + recurrent @ weight_hh.t()).to(c.dtype).chunk(4, dim=-1)
+    recurrent = recur(h if hidden_mask is None else h * hidden_mask, weight_hh)
+    i, f, g, o = (gates + recurrent).to(c.dtype).chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = (o.sigmoid() * c.tanh()).to(gates.dtype)
     return (h if weight_hr is None else h @ weight_hr.t()), c
+
+
+def recur(h: Tensor, weight_hh: Tensor) -> Tensor:
+    """The recurrent product of h (B, P) with W_hh (4H, P / R): block r of every gate's rows reads slice r of h.
+
+    Example:
+        >>> recur(torch.tensor([[1.0, 2.0]]), torch.ones(8, 1))  # R = 2: every gate has one unit a block
+        tensor([[1., 2., 1., 2., 1., 2., 1., 2.]])
+    """
+    groups = h.shape[1] // weight_hh.shape[1]
+    if groups == 1:
+        return h @ weight_hh.t()
+    blocks = weight_hh.unflatten(0, (4, groups, -1))  # (gate, R, H / R, P / R)
+    return torch.einsum("brp,grup->bgru", h.unflatten(1, (groups, -1)), blocks).flatten(1)
 
 
 def lstm_scan(

@@ -67,6 +67,18 @@ def test_the_control_has_the_parameters_of_the_eru(name):
     assert all(abs(other - wanted) >= abs(count(control) - wanted) for other in others)
 
 
+@pytest.mark.parametrize(("hidden_size", "parameters"), [(768, 6_998_672), (1536, 14_678_672)])
+def test_recurrent_groups_make_wide_models_of_the_papers_sizes(hidden_size, parameters):
+    recipe = make_recipe("paper-7m", hidden_size=hidden_size, recurrent_groups=4)
+    assert count_parameters(recipe, VOCABULARY) == parameters
+    formula = whole(eru_layer, VOCABULARY, 400, hidden_size)  # with dense recurrent maps
+    assert parameters == formula - 3 * (2 * hidden_size**2 + 400**2)  # 3/4 of 4 H^2, twice, and of 4 E^2
+    with torch.device("meta"):
+        control = build_model(replace(recipe, cell="lstm"), VOCABULARY)
+    assert control.layers[0].hidden_size % 4 == 0
+    assert abs(count(control) - parameters) / parameters < 4e-3
+
+
 @given(wanted=st.integers(0, 3000), inputs=st.integers(1, 9), square=st.booleans())
 @settings(max_examples=25)
 def test_nearest_hidden_size_against_trying_all(wanted, inputs, square):
@@ -123,7 +135,18 @@ def test_the_loss_is_the_cross_entropy_of_the_logits():
     torch.testing.assert_close(model.loss(model.features(tokens), targets), expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"kernel_size": 5}, {"kernel_size": 1}, {"cell": "lstm"}, {"num_layers": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kernel_size": 5},
+        {"kernel_size": 1},
+        {"cell": "lstm"},
+        {"num_layers": 1},
+        {"recurrent_groups": 4},
+        {"recurrent_groups": 2, "cell": "lstm"},
+    ],
+)
 def test_a_sequence_equals_its_steps_with_carried_state(options):
     model = tiny(**options).double().eval()
     tokens = torch.randint(11, (7, 3))
