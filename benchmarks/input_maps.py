@@ -1,17 +1,17 @@
 """Which input map learns best: the Penn Treebank, models of equal size, equal in all else.
 
     python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--seeds 1,2,3]
-        [--rates 2e-3,4e-3] [--device cuda]
+        [--rates 2e-3,4e-3] [--groups 1,4] [--device cuda]
 
-Each form with each seed and learning rate is a run folder below --out, resumed where it stopped. The table is of
-all that are there, so several calls may share the work. Of every form the hidden size is the one whose model has the
-nearest number of parameters to the ERU's.
+Each form with each seed, learning rate and number of recurrent groups is a run folder below --out, resumed where it
+stopped. The table, which has the name of --out, is of all that are there, so several calls may share the work. Of
+every form the hidden size is the one whose model has the nearest number of parameters to the ERU's without groups.
 """
 
 import argparse
 import math
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -55,17 +55,21 @@ def make_model(form: str, recipe: Recipe, vocab_size: int) -> LanguageModel:
         vocab_size,
         recipe.embedding_size,
         cell=FORMS[form],
+        recurrent_groups=recipe.recurrent_groups,
         input_dropout=recipe.input_dropout,
         layer_dropout=recipe.layer_dropout,
         output_dropout=recipe.output_dropout,
     )
 
-    def count(quarter: int) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in build(4 * quarter).parameters())
+    # The size is a multiple of four, since a grouped map has four groups, and of the recurrent groups.
+    unit = math.lcm(4, recipe.recurrent_groups)
 
-    # The size is a multiple of four, since a grouped map has four groups.
-    model = build(4 * nearest_hidden_size(count_parameters(recipe, vocab_size), count))
+    def count(share: int) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build(unit * share).parameters())
+
+    wanted = count_parameters(replace(recipe, recurrent_groups=1), vocab_size)
+    model = build(unit * nearest_hidden_size(wanted, count))
     if form == "time":
         # Its convolutions carry a window of their own from one call to the next, beside h and c.
         model.layers = nn.ModuleList(OverTimeERU(layer.input_size, layer.hidden_size) for layer in model.layers)
@@ -104,6 +108,7 @@ def main() -> None:
     parser.add_argument("--forms", default=",".join(FORMS))
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--rates", default="2e-3", help="each form may learn best at another one")
+    parser.add_argument("--groups", default="1", help="recurrent groups, such as 1,4")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, help="the recipe's by default")
     parser.add_argument("--out", type=Path, default=Path("runs/input_maps"))
@@ -114,16 +119,18 @@ def main() -> None:
     changes = COMMON | ({} if args.batch_size is None else {"batch_size": args.batch_size})
     rates = [float(rate) for rate in args.rates.split(",")]
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    for form, rate in product(args.forms.split(","), rates):
+    groups = [int(number) for number in args.groups.split(",")]
+    for form, number, rate in product(args.forms.split(","), groups, rates):
         found = []
         for seed in seeds:
-            recipe = make_recipe(args.recipe, epochs=args.epochs, seed=seed, learning_rate=rate, **changes)
-            path = args.out / args.recipe / f"{form.replace(' ', '-')}-{rate:g}-{seed}"
-            found.append(measure(form, recipe, corpus, path, args.device, args.precision))
+            own = {"epochs": args.epochs, "seed": seed, "learning_rate": rate, "recurrent_groups": number}
+            recipe = make_recipe(args.recipe, **own, **changes)
+            name = f"{form.replace(' ', '-')}{f'-R{number}' if number > 1 else ''}-{rate:g}-{seed}"
+            found.append(measure(form, recipe, corpus, args.out / args.recipe / name, args.device, args.precision))
         last = [row["valid_perplexity"][-1] for row in found]
-        print(f"{form:16s}{rate:<8g}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
+        print(f"{form:16s}R={number:<3d}{rate:<8g}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
     rows = [read_json(path) for path in sorted((args.out / args.recipe).glob("*/row.json"))]
-    write_result(f"input_maps_{args.recipe}", {"rows": rows}, args.device)
+    write_result(f"{args.out.name}_{args.recipe}", {"rows": rows}, args.device)
 
 
 if __name__ == "__main__":

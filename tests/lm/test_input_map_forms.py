@@ -119,6 +119,19 @@ def test_over_time_only_the_tap_of_the_present_starts_nonzero(forms):
     assert not taps[..., :2].any()
 
 
+@pytest.mark.parametrize("groups", [4, 8])
+def test_models_with_recurrent_groups_are_wider_and_as_large(input_maps, groups):
+    recipe = make_recipe("small", recurrent_groups=groups)
+    with torch.device("meta"):
+        wanted = count_parameters(make_recipe("small"), 10_000)
+        for form in ("feature", "lstm", "low rank"):
+            model = input_maps.make_model(form, recipe, 10_000)
+            dense = input_maps.make_model(form, make_recipe("small"), 10_000)
+            assert model.layers[0].hidden_size > dense.layers[0].hidden_size
+            assert all(layer.cells["l0"].recurrent_groups == groups for layer in model.layers)
+            assert abs(sum(p.numel() for p in model.parameters()) / wanted - 1) < 0.008, form
+
+
 def test_every_map_learns_in_a_layer(forms):
     x = torch.randn(7, 2, 8)
     for form, make in forms.FORMS.items():
@@ -138,7 +151,7 @@ def call(input_maps, corpus, tmp_path, monkeypatch):
         common = ["--recipe", "small", "--epochs", "1", "--batch-size", "4", "--precision", "float32", "--out"]
         monkeypatch.setattr(sys, "argv", ["input_maps.py", *common, str(tmp_path / "runs"), *options])
         input_maps.main()
-        return json.loads((tmp_path / "input_maps_small.json").read_text())["rows"]
+        return json.loads((tmp_path / "runs_small.json").read_text())["rows"]
 
     return run
 
