@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from eru.eesp import check_kernel_size, draw_branches, running_sums
 from eru.kernels.autocast import product_dtype, without_autocast
-from eru.kernels.refusals import warn_once
 from eru.sizes import dilations, fit_sizes
+from eru.warn import warn_once
 
 # What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
 _SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16

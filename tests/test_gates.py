@@ -172,7 +172,7 @@ LOOPS = {
 @pytest.fixture
 def unsaid(monkeypatch):
     """Nothing was warned of yet."""
-    monkeypatch.setattr("eru.kernels.refusals._said", set())
+    monkeypatch.setattr("eru.warn._said", set())
 
 
 @pytest.mark.parametrize("loop", LOOPS)

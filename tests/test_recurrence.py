@@ -383,7 +383,7 @@ def operators(inputs):
     ],
 )
 def test_a_way_that_cannot_run_gives_way_with_one_warning(monkeypatch, backend, gates, has_mask, reason, instead):
-    monkeypatch.setattr("eru.kernels.refusals._said", set())
+    monkeypatch.setattr("eru.warn._said", set())
     with pytest.warns(UserWarning, match=f"backend='{backend}' cannot run: {reason}.*; another way is taken"):
         assert resolve_backend(backend, gates, has_mask=has_mask) == instead
     assert resolve_backend(backend, gates, has_mask=has_mask) == instead  # a second warning would be an error

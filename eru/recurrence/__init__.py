@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from eru.kernels.autocast import product_dtype, without_autocast
-from eru.kernels.refusals import warn_once
 from eru.recurrence import cpu, fused, naive
+from eru.warn import warn_once
 
 __all__ = ["Backend", "is_transformed", "lstm_scan", "resolve_backend"]
 
