@@ -25,12 +25,12 @@ from torch import nn
 
 from eru.lm.batches import Streams
 from eru.lm.build import count_parameters
+from eru.lm.loop import fit
 from eru.lm.model import LanguageModel, nearest_hidden_size
 from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
-from eru.lm.train import fit
 from eru.training import Limits, Ranks, RunFolder, read_json, seed_everything, write_json
 
 # Far from convergence dropout only slows; the paper's 0.5 belongs to 200 epochs.

@@ -16,7 +16,7 @@ from typing import Any
 
 from environment import RESULTS, environment
 
-from eru.lm.evaluate import evaluate, perplexity_of
+from eru.lm.evaluation import evaluate, perplexity_of
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import TRAINED, LanguageModelRun, open_run
 from eru.lm.text.corpus import Corpus, load_corpus

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from environment import write_result
 
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluation import evaluate
+from eru.lm.loop import train
 from eru.lm.recipes import make_recipe
 from eru.lm.text.corpus import Corpus, load_corpus
-from eru.lm.train import train
 
 
 def measure(cell: str, corpus: Corpus, folder: Path) -> dict[str, object]:

@@ -7,11 +7,11 @@ Example:
     True
 """
 
-from eru.lm.evaluate import evaluate
-from eru.lm.generate import generate
+from eru.lm.evaluation import evaluate
+from eru.lm.generation import generate
+from eru.lm.loop import Result, train
 from eru.lm.recipes import RECIPES, Recipe, make_recipe
 from eru.lm.run_folder import LanguageModelRun, open_run, trained_names
-from eru.lm.train import Result, train
 
 __all__ = [
     "RECIPES",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eru.lm.evaluate import perplexity_of
+from eru.lm.evaluation import perplexity_of
 from eru.lm.ngram import bigram_perplexity, unigram_perplexity
 from eru.lm.recipes import Recipe
 from eru.lm.run_folder import LanguageModelRun

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eru.lm.batches import Streams
-from eru.lm.evaluate import evaluate_tokens, perplexity_of
+from eru.lm.evaluation import evaluate_tokens, perplexity_of
 from eru.lm.model import Features, LanguageModel, detach
 from eru.lm.recipes import Recipe
 from eru.training import (

@@ -194,7 +194,7 @@ def test_a_resumed_run_equals_a_whole_one(train, tmp_path):
 def test_a_call_ends_when_its_minutes_are_over(train, tmp_path, monkeypatch):
     seconds = iter([0, 419, 419, 420])  # At the start of the call, before its first step, and after each.
     limits = partial(Limits, clock=lambda: next(seconds))
-    monkeypatch.setattr(sys.modules["eru.lm.train"], "Limits", limits)
+    monkeypatch.setattr(sys.modules["eru.lm.loop"], "Limits", limits)
     answer = train("--minutes=7", "--epochs=1", "--json")
     assert (answer.json["steps"], answer.json["finished"]) == (2, False)
     run = tmp_path / "run"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eru.lm.adapt.search import default_grid
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluation import evaluate
 
 DYNAMIC = ("--dynamic", "--set=learning_rate=1e-4,2e-4", "--set=decay=0.01")
 CACHE = ("--cache", "--set=cache_window=20", "--set=cache_theta=0.2,0.5", "--set=cache_weight=0.1")

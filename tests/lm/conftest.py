@@ -2,7 +2,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from tiny_runs import train_module
+from tiny_runs import loop
 
 from eru.lm.text.corpus import SPLITS, Corpus, load_corpus
 
@@ -40,5 +40,5 @@ def corpus(make_corpus: Callable[..., Corpus]) -> Corpus:
 def no_pictures() -> Iterator[None]:
     """Draw no learning curves, which would take longer than the tiny runs themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "plot_curve", lambda metrics, path, **options: False)
+        patch.setattr(loop, "plot_curve", lambda metrics, path, **options: False)
         yield

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from eru.lm.loop import train
 from eru.lm.recipes import make_recipe
 from eru.lm.text.corpus import load_corpus
-from eru.lm.train import train
 from eru.training import RunFolder
 
 FILE = Path(__file__).with_suffix(".json")

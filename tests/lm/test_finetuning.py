@@ -16,10 +16,10 @@ from tiny_runs import (
     tiny,
 )
 
-from eru.lm.evaluate import evaluate_tokens
+from eru.lm.evaluation import evaluate_tokens
+from eru.lm.loop import train
 from eru.lm.run_folder import open_run
 from eru.lm.text.tokens import encode_corpus
-from eru.lm.train import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -11,7 +11,7 @@ import torch
 
 from eru import ERU, EESPGates
 from eru.lm.build import count_parameters
-from eru.lm.evaluate import evaluate_tokens
+from eru.lm.evaluation import evaluate_tokens
 from eru.lm.recipes import make_recipe
 from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus

@@ -11,9 +11,9 @@ import pytest
 from tiny_runs import CASES, assert_same_run, contents, epoch_ends, state_of, steps_run, tiny, watch_steps
 
 import eru.lm.steps
-from eru.lm.evaluate import evaluate
+from eru.lm.evaluation import evaluate
+from eru.lm.loop import train
 from eru.lm.run_folder import open_run
-from eru.lm.train import train
 from eru.training import Interrupted, RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

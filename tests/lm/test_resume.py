@@ -21,20 +21,20 @@ from tiny_runs import (
     contents,
     course_of,
     epoch_ends,
+    loop,
     same,
     state_of,
     steps_run,
     stop_after,
     tiny,
-    train_module,
 )
 
 import eru.lm.steps
 from eru.lm.batches import segments
+from eru.lm.loop import train
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
 from eru.lm.text.tokens import encode_corpus
-from eru.lm.train import train
 from eru.training import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -122,7 +122,7 @@ def test_a_stop_at_an_epochs_end_validates_once(whole, corpus, tmp_path, later):
 
 def test_killed_and_resumed_equals_whole(whole, corpus, tmp_path, monkeypatch):
     recipe, folder = whole
-    run, step = tmp_path / "run", train_module.train_step
+    run, step = tmp_path / "run", loop.train_step
     last = epoch_ends(folder)[-1] - 1  # in the last epoch, where the mean of the weights is in use
 
     def killed_at(state, *others):
@@ -130,7 +130,7 @@ def test_killed_and_resumed_equals_whole(whole, corpus, tmp_path, monkeypatch):
             raise Killed
         return step(state, *others)
 
-    monkeypatch.setattr(train_module, "train_step", killed_at)
+    monkeypatch.setattr(loop, "train_step", killed_at)
     with pytest.raises(Killed):
         train(recipe, corpus, run, quiet=True)
     monkeypatch.undo()
@@ -200,7 +200,7 @@ def test_a_process_killed_by_a_signal_resumes(corpus, tmp_path):
         "import sys, json\n"
         "from eru.lm.text.corpus import load_corpus\n"
         "from eru.lm.recipes import Recipe\n"
-        "from eru.lm.train import train\n"
+        "from eru.lm.loop import train\n"
         "train(Recipe(**json.loads(sys.argv[1])), load_corpus(sys.argv[2]), sys.argv[3], quiet=True)\n"
     )
     run = tmp_path / "run"
@@ -298,7 +298,7 @@ def test_the_schedule_does_not_depend_on_the_stop(whole, corpus, tmp_path):
 @pytest.mark.parametrize("epochs", [100_000, 10**12, 10**30])
 def test_nothing_takes_longer_for_more_epochs(corpus, tmp_path, monkeypatch, epochs):
     listed = []
-    monkeypatch.setattr(train_module, "segments", lambda *args, **draw: listed.append(draw) or segments(*args, **draw))
+    monkeypatch.setattr(loop, "segments", lambda *args, **draw: listed.append(draw) or segments(*args, **draw))
     result = train(tiny(**COSINE), corpus, tmp_path / "run", epochs=epochs, max_steps=3, quiet=True)
     assert (result.steps, result.finished) == (3, False)
     train(tiny(**COSINE), corpus, tmp_path / "run", epochs=epochs, resume=True, max_steps=4, quiet=True)

@@ -8,11 +8,11 @@ import torch
 
 from eru.lm.adapt.dynamic import gradient_rms, predict_dynamically
 from eru.lm.adapt.search import AdaptationGrid, choose_adaptation, default_grid, grid_losses, parse_values
-from eru.lm.evaluate import evaluate, evaluate_tokens
+from eru.lm.evaluation import evaluate, evaluate_tokens
+from eru.lm.loop import train
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
-from eru.lm.train import train
 
 V = 7
 EVERYTHING = AdaptationGrid(

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import AVERAGED, contents, course_of, same, state_of, tiny, train_module, watch_steps
+from tiny_runs import AVERAGED, contents, course_of, loop, same, state_of, tiny, watch_steps
 
 import eru.lm.steps
-from eru.lm.evaluate import evaluate_tokens
+from eru.lm.evaluation import evaluate_tokens
+from eru.lm.loop import train
 from eru.lm.model import Features
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
 from eru.lm.steps import activation_penalty
 from eru.lm.text.tokens import encode_corpus
-from eru.lm.train import train
 from eru.training import NonFiniteLossError, RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -214,7 +214,7 @@ def test_bfloat16_is_close_to_float32_but_not_equal(corpus, tmp_path):
 def test_the_run_folder_is_complete(corpus, tmp_path, monkeypatch, capsys):
     from eru.training import plot_curve
 
-    monkeypatch.setattr(train_module, "plot_curve", plot_curve)
+    monkeypatch.setattr(loop, "plot_curve", plot_curve)
     result = train(tiny(), corpus, tmp_path / "run", epochs=1)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
@@ -255,11 +255,11 @@ def test_golden_curve(tmp_path):
 
 WORKER = """
 import itertools, json, os, sys, torch
-import eru.lm.train
+import eru.lm.loop
 from eru.lm.text.corpus import load_corpus
 from eru.lm.recipes import Recipe
 
-module = sys.modules["eru.lm.train"]
+module = sys.modules["eru.lm.loop"]
 models = []
 make_state = module.TrainingState
 module.TrainingState = lambda model, optimizer: models.append(model) or make_state(model, optimizer)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_runs import contents, tiny
 
-from eru.lm.evaluate import evaluate
-from eru.lm.generate import generate
+from eru.lm.evaluation import evaluate
+from eru.lm.generation import generate
+from eru.lm.loop import train
 from eru.lm.run_folder import TRAINED, open_run, trained_names
 from eru.lm.text.corpus import load_corpus
-from eru.lm.train import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "ptb"

@@ -1,15 +1,12 @@
 """Runs of a few steps: their recipes, and what two of them must have in common."""
 
-import importlib
 from collections import Counter
 
 import torch
 
+from eru.lm import loop
 from eru.lm.recipes import make_recipe
 from eru.training import RunFolder
-
-# The package's function of that name hides the module from an import statement.
-train_module = importlib.import_module("eru.lm.train")
 
 
 def tiny(**changes):
@@ -98,11 +95,11 @@ class Killed(BaseException):
 
 def watch_steps(monkeypatch, watch):
     """Call ``watch(state, length)`` after every step."""
-    step = train_module.train_step
+    step = loop.train_step
 
     def watched(state, text, start, length, *others):
         loss = step(state, text, start, length, *others)
         watch(state, length)
         return loss
 
-    monkeypatch.setattr(train_module, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)

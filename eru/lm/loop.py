@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eru.lm.batches import Streams, segments
 from eru.lm.build import build_model, check_model_fits
-from eru.lm.evaluate import perplexity_of
+from eru.lm.evaluation import perplexity_of
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.result import Result, is_finished, model_card, result_of

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eru.lm.evaluate import Evaluation, evaluate, evaluate_tokens
+from eru.lm.evaluation import Evaluation, evaluate, evaluate_tokens
+from eru.lm.loop import train
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
-from eru.lm.train import train
 
 V = 7
 

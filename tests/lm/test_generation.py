@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eru.lm.generate import generate, generate_tokens, lacking, truncate
+from eru.lm.generation import generate, generate_tokens, lacking, truncate
+from eru.lm.loop import train
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
 from eru.lm.run_folder import open_run
-from eru.lm.train import train
 
 V = 6
 
