@@ -142,13 +142,14 @@ def input_maps() -> str:
     return markdown(["form", "parameters", *(f"epoch {n}" for n in range(1, 6))], rows)
 
 
-def input_maps_small() -> str:
+def small_forms(file: str) -> str:
     """The shape of the recipe ``small`` with every form, at each rate and for each seed that was run."""
     rows = []
-    for row in result("input_maps_small")["rows"]:
-        rate, seed = f"{row['recipe']['learning_rate']:g}", row["recipe"]["seed"]
-        rows.append((row["form"], seed, rate, row["hidden_size"], row["parameters"], *row["valid_perplexity"]))
-    return markdown(["form", "seed", "rate", "H", "parameters", "epoch 1", "epoch 2"], rows)
+    for row in result(file)["rows"]:
+        recipe = row["recipe"]
+        names = (row["form"], recipe.get("recurrent_groups", 1), recipe["seed"], f"{recipe['learning_rate']:g}")
+        rows.append((*names, row["hidden_size"], row["parameters"], *row["valid_perplexity"]))
+    return markdown(["form", "R", "seed", "rate", "H", "parameters", "epoch 1", "epoch 2"], rows)
 
 
 def stdlib() -> str:
@@ -190,8 +191,10 @@ SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "b
 TABLES: dict[str, Callable[[], str]] = {
     **{
         table.__name__: table
-        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, stdlib, readme)
+        for table in (ptb, course, adapted, ablation, input_maps, stdlib, readme)
     },
+    "input_maps_small": partial(small_forms, "input_maps_small"),
+    "recurrent_groups_small": partial(small_forms, "recurrent_groups_small"),
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
