@@ -189,10 +189,7 @@ def readme() -> str:
 LAYERS = ("ERU", "ERU naive loop", "ERU bf16", "nn.LSTM bf16")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
 TABLES: dict[str, Callable[[], str]] = {
-    **{
-        table.__name__: table
-        for table in (ptb, course, adapted, ablation, input_maps, stdlib, readme)
-    },
+    **{table.__name__: table for table in (ptb, course, adapted, ablation, input_maps, stdlib, readme)},
     "input_maps_small": partial(small_forms, "input_maps_small"),
     "recurrent_groups_small": partial(small_forms, "recurrent_groups_small"),
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
