@@ -152,7 +152,7 @@ class ERUCell(nn.Module):
         h, c = state
         # Cells add up over many steps, so they are computed in at least float32.
         cells = c.to(torch.promote_types(c.dtype, torch.float32))
-        h, cells = lstm_step(gates, self.weight_hh, h, cells, self.weight_hr)
+        h, cells = lstm_step(gates, self.weight_hh, h.to(gates.dtype), cells, self.weight_hr)
         return h, cells.to(c.dtype)
 
     def forward(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from eru.eesp import check_kernel_size, draw_branches, running_sums
 from eru.kernels.autocast import product_dtype, without_autocast
+from eru.recurrence import is_transformed
 from eru.sizes import dilations, fit_sizes
 from eru.warn import warn_once
 
@@ -183,14 +184,15 @@ class EESPGates(nn.Module):
         whole = blocks.permute(0, 4, 1, 2, 5, 3)  # (K, groups, from, S, groups, to)
         return self._expand(whole.flatten(4, 5).flatten(1, 2))
 
+    @torch.no_grad()  # so that gradient checkpointing finds nothing saved here when it computes the call again
     def _check_gain(self) -> None:
         """Warn where the weights make the gates so small that the cell can hardly learn."""
+        if is_transformed():
+            return  # no value can be looked at
         self._gain_is_checked = True
-        if self.size < _FEWEST_UNITS:
+        weights = self.dense_weight()
+        if self.size < _FEWEST_UNITS or type(weights) is not Tensor or weights.is_meta:
             return
-        weights = self.dense_weight().detach()
-        if type(weights) is not Tensor or weights.is_meta:
-            return  # inside of a transformation of torch.func, or without numbers
         gain = weights.float().square().sum(dim=1).mean().sqrt().item()
         if gain < _SMALLEST_GAIN:
             warn_once(

@@ -284,4 +284,6 @@ def drop_weight(weight: Tensor, p: float) -> Tensor:
     """
     if not 0 < p < 1:
         return F.dropout(weight, p) if p else weight
-    return weight * (torch.rand_like(weight) >= p).to(weight.dtype).div_(1 - p)
+    # In bfloat16 the draws would have too few digits for a small p.
+    draws = torch.rand_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    return weight * (draws >= p).to(weight.dtype).div_(1 - p)

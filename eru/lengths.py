@@ -21,11 +21,14 @@ def check_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
         ValueError: lengths=[2, 4]: each must be from 1 to the number of steps, 3
     """
     steps, batch, _ = x.shape
-    lengths = torch.as_tensor(lengths, dtype=torch.int64, device=x.device)
+    given = torch.as_tensor(lengths)
+    if given.is_floating_point() or given.dtype == torch.bool:
+        raise ValueError(f"lengths of type {given.dtype}: must be whole numbers")
+    lengths = given.to(x.device, torch.int64)
     if lengths.shape != (batch,):
         raise ValueError(f"lengths of shape {tuple(lengths.shape)}: expected ({batch},), one a sequence")
     # Neither a compiler nor vmap lets anyone look at values.
-    if torch.compiler.is_compiling() or is_transformed():
+    if torch.compiler.is_compiling() or is_transformed() or lengths.is_meta:
         return lengths
     if bool(((lengths < 1) | (lengths > steps)).any()):
         raise ValueError(f"lengths={lengths.tolist()}: each must be from 1 to the number of steps, {steps}")

@@ -207,6 +207,13 @@ def test_under_autocast_cells_stay_in_float32(dtype):
     assert cell.weight_hh.grad.dtype == torch.float32
 
 
+def test_a_state_from_autocast_goes_on_without_it():
+    cell, x = ERUCell(6, 8), torch.randn(2, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        state = cell(x)
+    assert [part.dtype for part in cell(x, state)] == [torch.float32, torch.float32]
+
+
 def test_it_compiles_without_a_break():
     torch._dynamo.reset()
     cell = ERUCell(6, 8)

@@ -358,6 +358,8 @@ def test_full_lengths_change_nothing():
         ([3, 3], r"lengths of shape \(2,\): expected \(3,\)"),
         ([3, 0, 2], r"lengths=\[3, 0, 2\]: each must be from 1 to the number of steps, 5"),
         ([3, 6, 2], r"lengths=\[3, 6, 2\]"),
+        ([3, 2.9, 2], r"lengths of type torch.float32: must be whole numbers"),
+        ([True, True, True], r"lengths of type torch.bool: must be whole numbers"),
     ],
 )
 def test_lengths_that_do_not_fit(lengths, message):
@@ -757,6 +759,41 @@ def test_fx_takes_layer_and_cell_as_leaves():
     traced = torch.fx.symbolic_trace(model)
     assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["rnn", "cell", "head"]
     torch.testing.assert_close(traced(x), model(x))
+
+
+def test_gradient_checkpointing_from_the_first_step_on():
+    rnn, x = ERU(4, 16), torch.randn(5, 2, 4, requires_grad=True)
+    output = torch.utils.checkpoint.checkpoint(lambda x: rnn(x)[0], x, use_reentrant=False)
+    (found,) = torch.autograd.grad(output.square().sum(), x)
+    torch.testing.assert_close(found, torch.autograd.grad(rnn(x)[0].square().sum(), x)[0])
+    output = torch.utils.checkpoint.checkpoint(lambda x: rnn(x)[0], x, use_reentrant=False)
+    (again,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
+    torch.testing.assert_close(again, found)
+
+
+def test_an_ensemble_in_training_under_vmap():
+    rnns, x = [ERU(4, 16), ERU(4, 16)], torch.randn(5, 2, 4)
+    parameters, _ = torch.func.stack_module_state(rnns)
+    found = torch.func.vmap(lambda p: torch.func.functional_call(rnns[0], p, (x,))[0])(parameters)
+    torch.testing.assert_close(found, torch.stack([rnn(x)[0] for rnn in rnns]))
+
+
+def test_gradients_to_be_differentiated_again_equal_the_plain_ones_where_the_state_has_a_history():
+    rnn = ERU(4, 16, **DOUBLE)
+    x = torch.randn(6, 2, 4, **DOUBLE, requires_grad=True)
+    _, state = rnn(x[:3])
+    loss = rnn(x[3:], state)[0].square().sum()
+    wanted = [x, *rnn.parameters()]
+    plain = torch.autograd.grad(loss, wanted, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, wanted, create_graph=True), plain)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_empty_batch_with_gradients(groups):
+    x = torch.zeros(3, 0, 4, requires_grad=True)
+    output, _ = ERU(4, 16, recurrent_groups=groups)(x)
+    output.sum().backward()
+    assert (output.shape, x.grad.shape) == ((3, 0, 16), (3, 0, 4))
 
 
 def test_vmap_over_lengths():

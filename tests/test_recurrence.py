@@ -520,3 +520,20 @@ def test_forward_mode_falls_back_to_the_loop():
         tangent = torch.autograd.forward_ad.unpack_dual(hidden(dual)).tangent
     torch.testing.assert_close(tangent, slope, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(torch.func.jvp(hidden, (inputs["gates"],), (direction,))[1], tangent)
+
+
+@quiet_scan
+@pytest.mark.parametrize("backend", ["cpu", "fused"])
+def test_a_way_that_forward_mode_cannot_see_through_gives_way_to_the_loop(monkeypatch, backend):
+    monkeypatch.setattr("eru.warn._said", set())
+    inputs = {k: x if x is None else x.detach() for k, x in make_inputs(6, 3, 4).items()}
+    direction = torch.randn_like(inputs["gates"])
+
+    def tangent(way):
+        return torch.func.jvp(
+            lambda gates: lstm_scan(**inputs | {"gates": gates}, backend=way)[0], (inputs["gates"],), (direction,)
+        )[1]
+
+    with pytest.warns(UserWarning, match=f"backend='{backend}' cannot run: torch.func and forward mode"):
+        found = tangent(backend)
+    torch.testing.assert_close(found, tangent("naive"))

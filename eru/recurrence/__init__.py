@@ -131,8 +131,6 @@ def resolve_backend(backend: str, gates: Tensor, *, has_mask: bool = False) -> s
         return "naive"
     if _is_exporting():
         return "export"
-    if not torch.compiler.is_compiling() and is_transformed():
-        return "naive"
     fast = "cpu" if gates.device.type == "cpu" else "fused"
     return "naive" if _refusal(fast, gates, has_mask) else fast
 
@@ -142,6 +140,8 @@ def _refusal(backend: str, gates: Tensor, has_mask: bool) -> str | None:
     device = gates.device.type
     if backend == "cpu" and device not in ("cpu", "meta"):
         return f"the gates are on {gates.device}"
+    if backend in ("cpu", "fused") and not torch.compiler.is_compiling() and is_transformed():
+        return "torch.func and forward mode see through a loop only"
     if backend == "fused" and has_mask:
         return "torch's fused LSTM knows no mask on the hidden state"
     if backend == "fused" and device == "meta":

@@ -9,6 +9,7 @@ Recurrent groups are R recurrences beside one another. Inside of the loops every
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ def _blockwise(blocks: Tensor, batch: int, length: int) -> Callable[[Tensor], Te
     if len(blocks) == 1:
         return _linear(blocks[0], batch, length)
     turned = blocks.transpose(1, 2).contiguous()
-    return lambda x: torch.bmm(x.view(len(blocks), batch, -1), turned).flatten(0, 1)
+    return lambda x: torch.bmm(x.unflatten(0, (len(blocks), batch)), turned).flatten(0, 1)
 
 
 def _by_block(x: Tensor, groups: int) -> Tensor:
@@ -222,20 +223,22 @@ def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
 
 
 def _gradients(ctx, grad_hidden, grad_c, _activated, _cells):  # noqa: ANN001, ANN202
-    _, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells = ctx.saved_tensors
+    saved = ctx.saved_tensors  # which checkpointing gives out once
+    _, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells = saved
     grad_hidden = torch.zeros_like(hidden) if grad_hidden is None else grad_hidden
     grad_c = torch.zeros_like(c0) if grad_c is None else grad_c
     if torch.is_grad_enabled():
-        return (*_differentiable_gradients(ctx, grad_hidden, grad_c), None, None)
+        return (*_differentiable_gradients(ctx, saved[:7], grad_hidden, grad_c), None, None)
     dgates, dweight, dh0, dc0, dweight_hr = _scan_backward(
         grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells, ctx.compiled
     )
     return dgates, dweight, dh0, dc0, None if weight_hr is None else dweight_hr, None, None, None, None
 
 
-def _differentiable_gradients(ctx, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+def _differentiable_gradients(ctx, saved, grad_hidden: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
     """The same gradients through the oracle, so that they can be differentiated again."""
-    inputs = ctx.saved_tensors[:7]
+    # Views, because an input may have been made of another one: its gradient must not go through that history here.
+    inputs: list[Any] = [None if x is None else x.view_as(x) for x in saved]
     wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
     outputs = naive.lstm_scan(*inputs)
     found = iter(torch.autograd.grad(outputs, wanted, (grad_hidden, grad_c), create_graph=True, allow_unused=True))
