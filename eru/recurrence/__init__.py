@@ -1,11 +1,11 @@
 """The recurrence h_t = LSTM(gates_t + W h_{t-1}): one function, several ways to run it.
 
-=========  =============================================================================================
-``naive``  the oracle, a loop that anyone can check; it knows every device and every transformation
-``cpu``    packed weights, compiled element-wise kernels where there is a compiler, an analytic backward
-``fused``  torch's own fused LSTM, for GPUs
+==========  =============================================================================================
+``naive``   the oracle, a loop that anyone can check; it knows every device and every transformation
+``cpu``     packed weights, compiled element-wise kernels where there is a compiler, an analytic backward
+``fused``   torch's own fused LSTM, for GPUs
 ``export``  one ``scan`` node, for ``torch.export``
-=========  =============================================================================================
+==========  =============================================================================================
 """
 
 import os
