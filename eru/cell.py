@@ -15,7 +15,7 @@ from eru.recurrence.naive import lstm_step
 
 InputTransform = Callable[[int, int], nn.Module]
 State = tuple[Tensor, Tensor]
-Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, State]]
+Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, State]]
 """Input gates (T, B, 4H), W_hh, h, c and W_hr -> all hidden states and the last state."""
 
 
@@ -156,24 +156,24 @@ class ERUCell(nn.Module):
         return h, cells.to(c.dtype)
 
     def forward(
-        self, input: Tensor, hx: State | None = None, *, scan: Scan | None = None
+        self, input: Tensor, hx: State | None = None, *, recurrence: Recurrence | None = None
     ) -> State | tuple[Tensor, State]:
-        """One step, or with ``scan`` a whole sequence.
+        """One step, or with ``recurrence`` a whole sequence.
 
         Args:
-            input: (B, M) or (M,), or (T, B, M) with ``scan``.
+            input: (B, M) or (M,), or (T, B, M) with ``recurrence``.
             hx: The state (h, c) before it; zeros by default.
-            scan: Runs the recurrence over all steps. :class:`eru.ERU` calls its cells with it, so that whatever hangs
-                on a cell's call (hooks, spectral norm, pruning, sharding) is at work there too.
+            recurrence: Runs all steps, given their input gates. :class:`eru.ERU` calls its cells with it, so that
+                whatever hangs on a cell's call (hooks, spectral norm, pruning, sharding) is at work there too.
 
         Returns:
-            The next (h, c); with ``scan`` what that returns, all hidden states and the last (h, c).
+            The next (h, c); with ``recurrence`` what that returns, all hidden states and the last (h, c).
         """
         if isinstance(input, torch.fx.Proxy):
             return call_as_leaf(self, input, hx)
-        if scan is not None:
+        if recurrence is not None:
             h, c = self.initial_state(input.shape[1], input) if hx is None else hx
-            return scan(self.project(input), self.weight_hh, h, c, self.weight_hr)
+            return recurrence(self.project(input), self.weight_hh, h, c, self.weight_hr)
         self.check_input(input, (1, 2))
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)

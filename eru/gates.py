@@ -57,8 +57,8 @@ class EESPGates(nn.Module):
         ESPNetv2, sections 3.2 and 4.4 (arXiv 1811.11431).
 
     Example:
-        >>> gates = EESPGates(20, 4 * 32)
-        >>> gates(torch.zeros(7, 3, 20)).shape
+        >>> unit = EESPGates(20, 4 * 32)
+        >>> unit(torch.zeros(7, 3, 20)).shape
         torch.Size([7, 3, 128])
     """
 
@@ -87,15 +87,16 @@ class EESPGates(nn.Module):
         )
         self.kernel_size, self.fusion = kernel_size, fusion
         self.dilations = dilations(self.branches, receptive_field, kernel_size)
-        # Where K does not divide H, the groups of the expand make a few outputs more, which _expand cuts off.
-        share = math.ceil(self.size / self.expand_groups)
+        # Each group of the expand reads its part of a gate's K d fused features, and makes its part of the H outputs.
+        # Where the groups do not divide H, they make a few outputs more, which _expand cuts off.
         fan_in = self.branches * self.width // self.expand_groups
+        fan_out = math.ceil(self.size / self.expand_groups)
         empty = partial(torch.empty, device=device, dtype=dtype)
         # Laid out as the weights of 1-D convolutions. The reduce has its groups outside of the gates, since every
         # group reads its slice of the input once for all gates.
         self.reduce_weight = nn.Parameter(empty(gates * self.width, input_size // self.groups, 1))
         self.branch_weight = nn.Parameter(empty(self.branches * gates * self.groups, 1, kernel_size))
-        self.expand_weight = nn.Parameter(empty(gates * self.expand_groups * share, fan_in, 1))
+        self.expand_weight = nn.Parameter(empty(gates * self.expand_groups * fan_out, fan_in, 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,10 +120,10 @@ class EESPGates(nn.Module):
             return F.linear(x, self.dense_weight())
         reduced = self._reduce(rows)  # (S, N, d)
         if composes:
-            gates = torch.bmm(reduced, self._composed())  # (S, N, H)
+            by_gate = torch.bmm(reduced, self._composed())  # (S, N, H)
         else:
-            gates = self._expand(self._branches(reduced.transpose(0, 1)))
-        return gates.transpose(0, 1).reshape(*x.shape[:-1], self.output_size)
+            by_gate = self._expand(self._branches(reduced.transpose(0, 1)))
+        return by_gate.transpose(0, 1).reshape(*x.shape[:-1], self.output_size)
 
     def dense_weight(self) -> Tensor:
         """The whole map as one matrix (S H, M), computed in the parameters' own type."""
@@ -137,7 +138,7 @@ class EESPGates(nn.Module):
         return self.reduce_weight.view(self.groups, -1, self.input_size // self.groups)
 
     def _reduce(self, rows: Tensor) -> Tensor:
-        """R: (N, M) -> (S, N, d)."""
+        """R: (N, M) -> (S, N, d), one product for each group of the input."""
         slices = rows.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, N, M / groups)
         out = torch.bmm(slices, self._reduce_by_group().transpose(1, 2))  # (groups, N, S d / groups)
         # Every gate's reduced vector is made of its parts from all groups.
@@ -163,9 +164,9 @@ class EESPGates(nn.Module):
 
     def _expand(self, fused: Tensor) -> Tensor:
         """E: (K, N, S, d) -> (S, N, H)."""
-        # A group of the expand reads its share of the K d features that a gate's branches have together.
         parts = fused.permute(2, 1, 0, 3).flatten(2)  # (S, N, K d)
-        parts = parts.unflatten(2, (self.expand_groups, -1)).transpose(1, 2).flatten(0, 1)  # (S groups, N, share)
+        parts = parts.unflatten(2, (self.expand_groups, -1)).transpose(1, 2)  # (S, groups, N, K d / groups)
+        parts = parts.flatten(0, 1)
         weight = self.expand_weight.view(self.gates * self.expand_groups, -1, parts.shape[2])
         out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (self.gates, -1))  # (S, groups, N, H / groups)
         return out.transpose(1, 2).flatten(2)[..., : self.size]

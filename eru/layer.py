@@ -238,13 +238,14 @@ class ERU(LSTMNames):
         """All layers and directions over (T, B, M)."""
         if lengths is not None:
             x = without_padding(x, lengths)
+        recurrence = partial(self._recurrence, lengths=lengths)
         ends: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in self._directions:
                 cell = self._cells[f"l{layer}{direction}"]
                 h, c = (part[len(ends)] for part in start)
-                y, end = cell(flip(x, lengths) if direction else x, (h, c), scan=partial(self._scan, lengths=lengths))
+                y, end = cell(flip(x, lengths) if direction else x, (h, c), recurrence=recurrence)
                 outputs.append(flip(y, lengths) if direction else y)
                 ends.append(end)
             x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
@@ -253,7 +254,7 @@ class ERU(LSTMNames):
         h_n, c_n = (torch.stack(parts) for parts in zip(*ends, strict=True))
         return x, (h_n, c_n)
 
-    def _scan(
+    def _recurrence(
         self, gates: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor, weight_hr: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, State]:
         """The recurrence of one layer in one direction, with the dropouts on what recurs."""

@@ -77,7 +77,9 @@ def fit_sizes(
             raise ValueError(f"{name}={value}: must be at least 1")
     if branches is None:
         # The last group of the expand has what the others leave of N; it must have at least one output.
-        branches = next(k for k in (4, 3, 2, 1) if (k - 1) * math.ceil(out_channels / k) < out_channels)
+        fitting = [k for k in (4, 3, 2, 1) if (k - 1) * math.ceil(out_channels / k) < out_channels]
+        # Groups that were asked for must divide the outputs of a branch; where they never do, the error below says so.
+        branches = next((k for k in fitting if groups is None or out_channels % (k * groups) == 0), fitting[0])
     elif out_channels % branches:
         raise ValueError(f"branches={branches} does not divide {outside}={out_channels}")
     if groups is None:

@@ -29,7 +29,9 @@ from eru_cli.options import answer, as_json, data_dir, device, program, resolve_
 @click.option("--minutes", type=float, help="Stop this call after that time; --resume goes on.")
 @click.option("--from", "start", metavar="RUN", help="Start from the best weights of that run, or of a trained model.")
 @device
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the products; by default float32.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), help="The type of the products; by default float32."
+)
 @click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
 @as_json
 def lm_train(
@@ -93,10 +95,10 @@ def lm_train(
 @click.argument("run")
 @click.option("--data", help="Another corpus than the one it was trained on, as for lm-train.")
 @data_dir
-@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which text.")
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", help="The text to predict.")
 @click.option("--dynamic", is_flag=True, help="Dynamic evaluation: learn from the text that has been predicted.")
 @click.option("--cache", is_flag=True, help="Neural cache: repeat words of the recent past where the states agree.")
-@click.option("--temperature", metavar="T|auto", help="Of the softmax; auto chooses it.")
+@click.option("--temperature", metavar="T|auto", help="The temperature of the softmax; auto chooses it.")
 @click.option(
     "--set",
     "fields",
@@ -143,11 +145,13 @@ def lm_eval(
 @click.command("lm-generate")
 @click.argument("run", default="ptb-awd-7m")
 @click.option("--prompt", default="", help="Text to go on from; by default the start of a line.")
-@click.option("--tokens", type=int, default=100, help="How many to add.")
-@click.option("--temperature", type=float, default=1.0, help="Below 1 is more likely text; 0 the likeliest.")
+@click.option("--tokens", type=int, default=100, help="How many tokens to add.")
+@click.option(
+    "--temperature", type=float, default=1.0, help="Below 1 the text is more likely; at 0 it is the likeliest."
+)
 @click.option("--top-k", type=int, help="Sample from the k likeliest tokens only.")
 @click.option("--top-p", type=float, help="Sample from the likeliest tokens of this total probability only.")
-@click.option("--seed", type=int, help="For the same text again.")
+@click.option("--seed", type=int, help="A number that gives the same text again.")
 @device
 @as_json
 def lm_generate(run: str, prompt: str, tokens: int, device: str, as_json: bool, **sampling: Any) -> None:

@@ -11,11 +11,11 @@ from vision.predict import load_predictor
 
 @click.command("predict")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
-@click.option("--model", required=True, metavar="NAME", help="Such as espnetv2_200_seg_voc.")
+@click.option("--model", required=True, metavar="NAME", help="The model, such as espnetv2_200_seg_voc.")
 @click.option("--weights", default="DEFAULT", metavar="FILE_OR_NAME", help="DEFAULT: the model's published ones.")
-@click.option("--num-classes", type=int, help="How many the model has; its dataset's by default.")
-@click.option("--size", metavar="HxW", help="Of the model's input; as it was trained by default.")
-@click.option("--top-k", type=int, default=5, help="Most labels of a picture.")
+@click.option("--num-classes", type=int, help="How many classes the model has; its dataset's by default.")
+@click.option("--size", metavar="HxW", help="The size of the model's input; by default that of its training.")
+@click.option("--top-k", type=int, default=5, help="How many labels are given of a picture at most.")
 @click.option("--threshold", type=float, help="Least score reported; 0.3 for boxes, 0.5 for independent labels.")
 @click.option("--out", metavar="PNG_OR_FOLDER", help="Where to draw the answer; a folder for several pictures.")
 @device

@@ -16,8 +16,12 @@ from vision import create_model, list_models
 
 @click.command("summary")
 @click.argument("name", metavar="NAME")
-@click.option("--vocab-size", type=int, default=10_000, help="Of a recipe; the Penn Treebank's by default.")
-@click.option("--input", "size", default="224x224", metavar="HxW", help="Of the picture that a vision model sees.")
+@click.option(
+    "--vocab-size", type=int, default=10_000, help="The vocabulary of a recipe; the Penn Treebank's by default."
+)
+@click.option(
+    "--input", "size", default="224x224", metavar="HxW", help="The size of the picture that a vision model sees."
+)
 @as_json
 def summary(name: str, vocab_size: int, size: str, as_json: bool) -> None:
     """Parameters and multiply-adds by stage of the model NAME.

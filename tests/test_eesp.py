@@ -10,7 +10,6 @@ from torch import nn
 
 from eru.eesp import EESP, running_sums
 from eru.eesp_aliases import EESP1d, EESP2d, EESP3d
-from eru.esp import EESPA, ESP
 from eru.sizes import dilations, fit_sizes, receptive_field_limit
 from eru.strided import StridedEESP
 
@@ -109,6 +108,17 @@ def test_explicit_sizes_are_taken_as_given(k, g, a, b):
     assert fit_sizes(g * a, k * g * b, k, g) == (k, g, g, g * b)
 
 
+@given(m=st.integers(1, 12), n=st.integers(1, 40), groups=st.integers(1, 4))
+@few
+def test_groups_that_fit_some_number_of_branches_are_accepted(m, n, groups):
+    fitting = [k for k in (4, 3, 2, 1) if n % (k * groups) == 0]
+    if m % groups or not fitting:
+        with pytest.raises(ValueError, match=f"groups={groups} does not divide"):
+            fit_sizes(m, n, None, groups)
+    else:
+        assert fit_sizes(m, n, None, groups) == (fitting[0], groups, groups, n // fitting[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,7 +130,7 @@ def test_explicit_sizes_are_taken_as_given(k, g, a, b):
         ((6, 8, None, 4), "groups=4 does not divide in_channels=6"),
         ((3, 8, 4, 3), "groups=3 does not divide out_channels=8"),
         ((4, 8, 4, 4), "groups=4 does not divide the width out_channels / branches = 8 / 4"),
-        ((2, 10, None, 2), "groups=2 does not divide the width out_channels / branches = 10 / 4"),
+        ((2, 9, None, 2), "groups=2 does not divide out_channels=9"),
     ],
 )
 def test_sizes_that_do_not_fit(arguments, message):
@@ -235,24 +245,15 @@ def test_parameter_count_with_norm_and_activation(m, n, ndim):
     assert count(alias(m, n, device="meta")) == count(plain) + 3 * (d + k * d + n)
 
 
-# --- Table 1 and the 7x claim
+# --- section 3.2
 
 
 @given(g=st.sampled_from([1, 2, 4]), a=st.integers(1, 20), b=st.integers(1, 20))
 @few
-def test_parameters_of_table_1(g, a, b):
+def test_parameters_of_section_3(g, a, b):
     m, d, k, n = 4 * a, 4 * b, 4, 3
-    esp = ESP(m, k * d, ndim=2, branches=k, device="meta")
     eesp = EESP(m, k * d, ndim=2, branches=k, groups=g, device="meta")
-    assert count(esp) == m * d + n**2 * k * d**2
     assert count(eesp) == m * d // g + n**2 * k * d + (k * d) ** 2 // g
-
-
-def test_eesp_is_seven_times_smaller_than_esp():
-    esp = count(ESP(240, 240, ndim=2, device="meta"))
-    eesp = count(EESP(240, 240, ndim=2, branches=4, groups=4, device="meta"))
-    assert (esp, eesp) == (144_000, 20_160)
-    assert round(esp / eesp) == 7
 
 
 # --- one dimension is two with a width of one
@@ -453,53 +454,21 @@ def test_down_sampling_needs_more_channels():
         StridedEESP(8, 8, ndim=1)
 
 
-# --- the baselines of Fig. 1
+# --- EESP-A (Fig. 1b): a point-wise convolution for each branch, whose work EESP's grouped one does
 
 
 @given(case=units(), seed=st.integers(0, 99))
 @few
-def test_eesp_a_equals_eesp(case, seed):
+def test_eesp_equals_eesp_a(case, seed):
     m, n, options = case
     grouped = draw_all(EESP(m, n, **options, dtype=torch.float64), seed)
+
+    class EESPA(EESP):
+        def expand(self, fused):
+            parts = zip(fused.chunk(self.expand_groups, 1), self.expand_weight.chunk(self.expand_groups), strict=True)
+            return torch.cat([CONV[self.ndim](part, weight) for part, weight in parts], dim=1)
+
     separate = EESPA(m, n, **options, dtype=torch.float64)
     separate.load_state_dict(grouped.state_dict())
     x = torch.randn(2, m, *(5, 4, 3)[: grouped.ndim], dtype=torch.float64)
     torch.testing.assert_close(separate(x), grouped(x))
-
-
-@given(a=st.integers(1, 4), m=st.integers(1, 9), k=st.integers(1, 4), ndim=st.integers(1, 3), residual=st.booleans())
-@few
-def test_esp_equals_a_loop_over_its_branches(a, m, k, ndim, residual):
-    n = k * a
-    unit = ESP(m, n, ndim=ndim, branches=k, receptive_field=7, residual=residual, dtype=torch.float64)
-    x = torch.randn(2, m, *(6, 5, 4)[:ndim], dtype=torch.float64)
-    y, total, parts = CONV[ndim](x, unit.reduce.weight), 0, []
-    for branch, dilation in zip(unit.branches, dilations(k, 7), strict=True):
-        total = total + CONV[ndim](y, branch.weight, padding=dilation, dilation=dilation)
-        parts.append(total)
-    expected = torch.cat(parts, dim=1)
-    torch.testing.assert_close(unit(x), expected + x if residual and m == n else expected)
-
-
-def test_esp_ends_with_norm_and_activation():
-    unit = ESP(8, 16, ndim=2, norm=nn.BatchNorm2d, activation=nn.PReLU)
-    assert [type(layer) for layer in unit.layers] == [nn.BatchNorm2d, nn.PReLU]
-    assert count(unit) == count(ESP(8, 16, ndim=2)) + 3 * 16
-    x = torch.randn(4, 8, 6, 5)
-    bare = ESP(8, 16, ndim=2)
-    bare.load_state_dict(unit.state_dict(), strict=False)
-    torch.testing.assert_close(unit(x), F.prelu(F.batch_norm(bare(x), None, None, training=True), torch.tensor(0.25)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"ndim": 4}, "ndim=4"),
-        ({"ndim": 1, "branches": 3}, "branches=3 does not divide out_channels=16"),
-        ({"ndim": 1, "branches": 0}, "branches=0"),
-        ({"ndim": 1, "kernel_size": 2}, "kernel_size=2: must be odd"),
-    ],
-)
-def test_esp_options_that_do_not_fit(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ESP(8, 16, **arguments)

@@ -284,14 +284,14 @@ def test_repeated_runs_are_equal_bit_for_bit(compiled):
 
 def test_without_gradients_the_result_is_the_same_and_no_step_is_kept(monkeypatch):
     inputs = make_inputs(9, 5, 16, 7, dtype=torch.float32)
-    kept, scan = [], cpu._scan
+    kept, run_forward = [], cpu._run_forward
 
     def spy(*arguments):
-        outputs = scan(*arguments)
+        outputs = run_forward(*arguments)
         kept.append([x.shape[0] for x in outputs[2:]])
         return outputs
 
-    monkeypatch.setattr(cpu, "_scan", spy)
+    monkeypatch.setattr(cpu, "_run_forward", spy)
     with_grad = lstm_scan(**inputs, backend="cpu")
     with torch.no_grad():
         without = lstm_scan(**inputs, backend="cpu")
@@ -475,7 +475,7 @@ def test_operator_obeys_torchs_rules(proj, groups, masked, ends, keep, compiled)
     inputs = make_inputs(6, 3, 4, proj, groups, dtype=torch.float32, grad=NAMES if keep else ())
     inputs["h0"] = inputs["h0"].detach().t().contiguous().t().requires_grad_(keep)
     mask = make_mask(inputs) if masked else None
-    torch.library.opcheck(cpu._scan, (*inputs.values(), mask, ends, keep, compiled))
+    torch.library.opcheck(cpu._run_forward, (*inputs.values(), mask, ends, keep, compiled))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -484,7 +484,7 @@ def test_backward_operator_obeys_torchs_rules(ends, groups, compiled):
     inputs = {k: x.detach() for k, x in make_inputs(6, 3, 4, 2, groups, dtype=torch.float32).items()}
     gates, weight, h0, c0, weight_hr = inputs.values()
     mask = make_mask(inputs)
-    hidden, c, activated, cells = cpu._scan(gates, weight, h0, c0, weight_hr, mask, ends, True, compiled)
+    hidden, c, activated, cells = cpu._run_forward(gates, weight, h0, c0, weight_hr, mask, ends, True, compiled)
     turned = [x.t().contiguous().t() for x in (torch.ones_like(c), weight, h0, c0, weight_hr)]
     arguments = (torch.ones_like(hidden), *turned, mask, ends, hidden, activated, cells, compiled)
     torch.library.opcheck(cpu._scan_backward, arguments)

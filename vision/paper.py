@@ -6,7 +6,7 @@ convolutions, without the linear classifier. A function for each table gives its
 
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,6 @@ from torch import nn
 
 from eru.complexity import stages
 from eru.eesp import EESP
-from eru.esp import EESPA, ESP
 from eru.sizes import receptive_field_limit
 from vision.backbone import channels
 from vision.detection import Detector
@@ -155,9 +154,12 @@ def section_3() -> list[Row]:
     """Weights of the units of Fig. 1, and the limit on their receptive field."""
     m, d, k, g, n = 240, 60, 4, 4, 3
     title = f"Sections 3.2 and 3.3: units of M = {m}, d = {d}, K = g = {k}, n = {n} (formulas evaluated)"
-    esp = parameters(ESP(m, k * d, ndim=2, branches=k, device="meta"))
+    # The units from which EESP descends are made of torch's own convolutions: a reduce, K branches, K expands.
+    conv = partial(nn.Conv2d, bias=False)
+    esp = parameters(nn.ModuleList([conv(m, d, 1), *(conv(d, d, n) for _ in range(k))]))
+    apart = [part for _ in range(k) for part in (conv(d, d, n, groups=d), conv(d, d, 1))]
+    eesp_a = parameters(nn.ModuleList([conv(m, d, 1, groups=g), *apart]))
     eesp = parameters(EESP(m, k * d, ndim=2, branches=k, groups=g, device="meta"))
-    eesp_a = parameters(EESPA(m, k * d, ndim=2, branches=k, groups=g, device="meta"))
     printed = str(m * d // g + (n**2 + d) * d * k)
     return [
         Row(title, "ESP (Fig. 1a), weights M d + n^2 d^2 K", str(m * d + n**2 * d**2 * k), esp),

@@ -51,7 +51,7 @@ def refusal(dtype: torch.dtype = torch.float32) -> str | None:
 def lstm_forward(
     gates: Tensor, recurrent: Tensor, before: Tensor, activated: Tensor, cells: Tensor, hidden: Tensor
 ) -> None:
-    """One step of an LSTM, as :func:`eru.recurrence.steps.lstm_forward` does it with torch's operators."""
+    """One step of an LSTM, as :func:`eru.recurrence.torch_step.lstm_forward` does it with torch's operators."""
     rows, size = before.shape
     tensors = (gates, recurrent, before, activated, cells, hidden)
     _call("lstm_forward", gates.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
@@ -60,7 +60,7 @@ def lstm_forward(
 def lstm_backward(
     grad_hidden: Tensor, grad_cells: Tensor, activated: Tensor, before: Tensor, cells: Tensor, grad_raw: Tensor
 ) -> None:
-    """The gradient of one step, as :func:`eru.recurrence.steps.lstm_backward` computes it with torch's operators."""
+    """The gradient of one step, as :func:`eru.recurrence.torch_step.lstm_backward` computes it."""
     rows, size = before.shape
     tensors = (grad_hidden, grad_cells, activated, before, cells, grad_raw)
     _call("lstm_backward", grad_raw.dtype)(rows, size, *map(Tensor.data_ptr, tensors))

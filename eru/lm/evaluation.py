@@ -105,17 +105,17 @@ class Report:
         split: The split of the corpus.
         tokenizer: The kind of tokens: ``word``, ``sentencepiece`` or ``char``.
         tokens: The number of predictions.
-        perplexity: Of a token.
-        word_perplexity: Of a word as white space separates them, each end of a line counted as one. It compares
-            between tokenizers that know every word.
-        bits_per_byte: Of the text in UTF-8. It compares likewise.
+        perplexity: The perplexity of a token.
+        word_perplexity: The perplexity of a word as white space separates them, where each end of a line counts as
+            one. It compares between tokenizers that know every word, and so do the bits.
+        bits_per_byte: The bits that the model needs for a byte of the text in UTF-8.
         unknown_rate: The share of unknown tokens, from 0 to 1.
         lacking_rate: The share of tokens that are unknown because the vocabulary lacks them. The other unknown ones
             are marked in the text itself, as in the Penn Treebank.
         text_changed: Whether the text that the run was trained on was asked for and has changed since.
         adaptation: The fields of `eru.lm.adapt.search.AdaptationGrid` that the predictions were made with.
         chosen_on: Predictions of the validation text that these fields were chosen on; 0 if there was no choice.
-        valid_perplexity: Of these predictions with the chosen fields; None if there was no choice.
+        valid_perplexity: Their perplexity with the chosen fields; None if there was no choice.
     """
 
     run: str

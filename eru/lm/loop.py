@@ -188,11 +188,11 @@ def fit(
             progress.expect(steps if limits.max_steps is None else min(steps, limits.max_steps))
             losses: list[tuple[int, Tensor]] = []
             clock = time.perf_counter()
-            for start, length in windows[position.batch :]:
+            for first, length in windows[position.batch :]:  # a window of all streams is one batch
                 rate = learning_rate(recipe, position.epoch, position.batch, len(windows))
                 if recipe.random_bptt:
                     rate *= length / recipe.bptt  # As in AWD-LSTM: a longer window is a better guess at the gradient.
-                losses.append((length, train_step(state, text, start, length, recipe, rate, ranks, precision)))
+                losses.append((length, train_step(state, text, first, length, recipe, rate, ranks, precision)))
                 position.advance(length, length * recipe.batch_size)
                 progress.advance()
                 over = is_called_off()

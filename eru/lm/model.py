@@ -137,16 +137,17 @@ class LanguageModel(nn.Module):
         for index, layer in enumerate(self.layers):
             if index:
                 x = drop(x, self.layer_dropout, self.training)
-            x, new = layer(x, state[index] if state is not None else None)
-            after.append(new)
+            x, layer_state = layer(x, state[index] if state is not None else None)
+            after.append(layer_state)
         return Features(x, drop(x, self.output_dropout, self.training), after)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Tied softmax scores (T, B, V) of features (T, B, E)."""
-        return F.linear(features, self.embedding.weight, self.softmax_bias)
+    def logits(self, dropped: Tensor) -> Tensor:
+        """Tied softmax scores (T, B, V) of the dropped outputs (T, B, E) of the last layer."""
+        return F.linear(dropped, self.embedding.weight, self.softmax_bias)
 
     def loss(self, features: Features, targets: Tensor) -> Tensor:
         """Mean cross-entropy of targets (T, B), in nats."""
+        # Every token of every stream is one row for the softmax.
         return tied_cross_entropy(
             features.dropped.flatten(0, 1), self.embedding.weight, self.softmax_bias, targets.flatten()
         )

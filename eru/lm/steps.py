@@ -6,6 +6,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from eru.lm.batches import Streams
 from eru.lm.evaluation import evaluate_tokens, perplexity_of
@@ -17,7 +18,6 @@ from eru.training import (
     Ranks,
     RunFolder,
     TrainingState,
-    WeightAverage,
     autocast,
     check_finite,
     has_stalled,
@@ -38,7 +38,7 @@ def begin(
             state.position.best = validation_loss(state.model, valid, recipe, ranks)
             state.position.history.append(state.position.best)
         if recipe.averaging and recipe.nonmonotone_interval == 0:
-            state.average = WeightAverage(state.model)
+            state.average = AveragedModel(state.model)
         if ranks.is_main:
             state.save(folder)
     position = state.position
@@ -59,16 +59,20 @@ def learning_rate(recipe: Recipe, epoch: int, batch: int, batches: int) -> float
 def train_step(
     state: TrainingState,
     text: Streams,
-    start: int,
+    first: int,
     length: int,
     recipe: Recipe,
     rate: float,
     ranks: Ranks,
     precision: Precision,
 ) -> Tensor:
-    """Take one step of the optimiser on one window; its tokens' mean loss, NaN where a gradient is not finite."""
+    """Take one step of the optimiser on one batch: the window of ``length`` steps that begins at step ``first``.
+
+    Returns:
+        The mean loss of its tokens, or NaN where a gradient is not finite.
+    """
     model = cast(LanguageModel, state.model).train()
-    inputs, targets = (ids.to(ranks.device) for ids in text.window(start, length))
+    inputs, targets = (ids.to(ranks.device) for ids in text.window(first, length))
     with autocast(ranks.device, precision):
         features = model.features(inputs, state.carried)
         loss = model.loss(features, targets)
@@ -76,13 +80,16 @@ def train_step(
     norm = update(state.optimizer, objective, learning_rate=rate, clip=recipe.clip, ranks=ranks)
     state.carried = detach(features.state)
     if state.average is not None:
-        state.average.update(model)
+        state.average.update_parameters(model)
     # The norm knows the losses of all processes, so that they stop together, before any saves a broken checkpoint.
     return torch.where(norm.isfinite(), loss.detach(), math.nan)
 
 
 def activation_penalty(features: Features, recipe: Recipe) -> Tensor | float:
-    """AR and TAR of AWD-LSTM (arXiv 1708.02182, section 4.6): on the dropped outputs, and on the raw ones' changes."""
+    """The two penalties of AWD-LSTM (arXiv 1708.02182, section 4.6).
+
+    AR is on the size of the dropped outputs, TAR on the change of the raw ones from step to step.
+    """
     penalty: Tensor | float = 0.0
     if recipe.activation_regularization:
         penalty = recipe.activation_regularization * features.dropped.float().square().mean()
@@ -123,7 +130,7 @@ def end_epoch(
     position, model = state.position, state.model
     complete = position.batch == batches
     raw = loss = validation_loss(model, valid, recipe, ranks)
-    if state.average is not None and state.average.count:
+    if state.average is not None and state.average.n_averaged:
         model = state.average.module
         loss = validation_loss(model, valid, recipe, ranks)
     check_finite(loss, position.step)
@@ -138,7 +145,7 @@ def end_epoch(
         state.carried = None
         is_waiting = recipe.averaging and state.average is None
         if is_waiting and has_stalled(position.history, recipe.nonmonotone_interval):
-            state.average = WeightAverage(state.model)
+            state.average = AveragedModel(state.model)
     if ranks.is_main:
         folder.log(
             {

@@ -1,8 +1,8 @@
 """The fast way on a CPU: weights packed once a call, and an analytic backward with dW as one product.
 
 The forward pass keeps the activated gates and the cells. Each step is a product and element-wise work, done by
-compiled kernels (:mod:`eru.kernels`) or by torch's operators (:mod:`eru.recurrence.steps`, with the equations). Both
-directions are operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
+compiled kernels (:mod:`eru.kernels`) or by torch's operators (:mod:`eru.recurrence.torch_step`, with the equations).
+Both directions are operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
 
 Recurrent groups are R recurrences beside one another. Inside of the loops everything is laid out by blocks,
 (R B, H / R) in place of (B, H): the element-wise work knows nothing of groups, and the blocks' products are one batch.
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eru import kernels
-from eru.recurrence import naive, steps
+from eru.recurrence import naive, torch_step
 
 
 def lstm_scan(
@@ -32,7 +32,7 @@ def lstm_scan(
     tensors = (gates, weight_hh, h0, c0, weight_hr)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     compiled = kernels.refusal(gates.dtype) is None
-    hidden, c, _, _ = _scan(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled)
+    hidden, c, _, _ = _run_forward(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled)
     return hidden, c
 
 
@@ -92,7 +92,7 @@ def _can_pack(dtype: torch.dtype) -> bool:
 
 
 @torch.library.custom_op("eru::lstm_scan", mutates_args=())
-def _scan(
+def _run_forward(
     gates: Tensor,
     weight_hh: Tensor,
     h0: Tensor,
@@ -107,7 +107,7 @@ def _scan(
     groups = h0.shape[1] // weight_hh.shape[1]
     length, batch, _ = gates.shape
     rows, size = groups * batch, c0.shape[-1] // groups
-    step = kernels.lstm_forward if compiled else steps.lstm_forward
+    step = kernels.lstm_forward if compiled else torch_step.lstm_forward
     hidden = gates.new_empty(length, rows, weight_hh.shape[1])
     # What nobody will read again is written over at every step.
     activated = c0.new_empty(length if keep else 1, rows, 4, size)
@@ -130,20 +130,20 @@ def _scan(
     return _from_blocks(hidden, groups), _from_blocks(last, groups), activated, cells if keep else cells[:1]
 
 
-@_scan.register_fake
+@_run_forward.register_fake
 def _(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled):  # noqa: ANN001, ANN202
-    (length, batch, _), size = gates.shape, c0.shape[-1]
+    (length, batch, _), hidden_size = gates.shape, c0.shape[-1]
     kept, groups = length if keep else 1, h0.shape[1] // weight_hh.shape[1]
     return (
         gates.new_empty(length, batch, h0.shape[-1]),
-        c0.new_empty(batch, size),
-        c0.new_empty(kept, groups * batch, 4, size // groups),
-        c0.new_empty(kept, groups * batch, size // groups),
+        c0.new_empty(batch, hidden_size),
+        c0.new_empty(kept, groups * batch, 4, hidden_size // groups),
+        c0.new_empty(kept, groups * batch, hidden_size // groups),
     )
 
 
 @torch.library.custom_op("eru::lstm_scan_backward", mutates_args=())
-def _scan_backward(
+def _run_backward(
     grad_hidden: Tensor,
     grad_c: Tensor,
     weight_hh: Tensor,
@@ -161,7 +161,7 @@ def _scan_backward(
     length, rows, _, size = activated.shape
     groups = h0.shape[1] // weight_hh.shape[1]
     batch = rows // groups
-    step = kernels.lstm_backward if compiled else steps.lstm_backward
+    step = kernels.lstm_backward if compiled else torch_step.lstm_backward
     back = _blockwise(_weight_by_block(weight_hh, groups).transpose(1, 2), batch, length)
     unproject = None if weight_hr is None else _linear(weight_hr.t(), batch, length)
     # Gradients of all h, which only the projection's weight needs.
@@ -174,11 +174,12 @@ def _scan_backward(
     # The gradient of a sequence's last cells comes in at its end.
     grad_c = _by_block(grad_c, groups)
     dc = torch.zeros_like(grad_c)
-    last = {length - 1: ...} if ends is None else {t: ends.repeat(groups) == t for t in ends.unique().tolist()}
+    # Which rows end at a step; all of them at the last one where no lengths are given.
+    ending = {length - 1: ...} if ends is None else {t: ends.repeat(groups) == t for t in ends.unique().tolist()}
     before = (_by_block(c0, groups), *cells.unbind(0))
     for t, kept in reversed(list(enumerate(activated.unbind(0)))):
-        if t in last:
-            dc[last[t]] += grad_c[last[t]]
+        if t in ending:
+            dc[ending[t]] += grad_c[ending[t]]
         dm = dh
         if unproject is not None:
             projected[t] = _from_blocks(dh, groups)
@@ -202,7 +203,7 @@ def _scan_backward(
     return *gradients, projected.flatten(0, 1).t() @ unprojected.flatten(0, 1)
 
 
-@_scan_backward.register_fake
+@_run_backward.register_fake
 def _(grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells, compiled):  # noqa: ANN001, ANN202
     length, batch, _ = hidden.shape
     return (
@@ -229,7 +230,7 @@ def _gradients(ctx, grad_hidden, grad_c, _activated, _cells):  # noqa: ANN001, A
     grad_c = torch.zeros_like(c0) if grad_c is None else grad_c
     if torch.is_grad_enabled():
         return (*_differentiable_gradients(ctx, saved[:7], grad_hidden, grad_c), None, None)
-    dgates, dweight, dh0, dc0, dweight_hr = _scan_backward(
+    dgates, dweight, dh0, dc0, dweight_hr = _run_backward(
         grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells, ctx.compiled
     )
     return dgates, dweight, dh0, dc0, None if weight_hr is None else dweight_hr, None, None, None, None
@@ -245,4 +246,4 @@ def _differentiable_gradients(ctx, saved, grad_hidden: Tensor, grad_c: Tensor) -
     return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:7])
 
 
-_scan.register_autograd(_gradients, setup_context=_setup_context)
+_run_forward.register_autograd(_gradients, setup_context=_setup_context)

@@ -51,5 +51,5 @@ def _dense(weight_hh: Tensor, size: int) -> Tensor:
 
 
 def _quiet() -> warnings.catch_warnings:
-    """Let pass that cuDNN copies our weights into one piece of memory at each call: they are drawn anew for each."""
+    """Hide the warning that cuDNN copies the weights into one piece of memory; ours may be new at every call."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)

@@ -13,23 +13,24 @@ def lstm_step(
     hidden_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step: gates (B, 4H), h (B, H or P), c (B, H) -> the next h and c, the cells in the type of c."""
-    recurrent = recur(h if hidden_mask is None else h * hidden_mask, weight_hh)
+    recurrent = recurrent_product(h if hidden_mask is None else h * hidden_mask, weight_hh)
     i, f, g, o = (gates + recurrent).to(c.dtype).chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = (o.sigmoid() * c.tanh()).to(gates.dtype)
     return (h if weight_hr is None else h @ weight_hr.t()), c
 
 
-def recur(h: Tensor, weight_hh: Tensor) -> Tensor:
+def recurrent_product(h: Tensor, weight_hh: Tensor) -> Tensor:
     """The recurrent product of h (B, P) with W_hh (4H, P / R): block r of every gate's rows reads slice r of h.
 
     Example:
-        >>> recur(torch.tensor([[1.0, 2.0]]), torch.ones(8, 1))  # R = 2: every gate has one unit a block
+        >>> recurrent_product(torch.tensor([[1.0, 2.0]]), torch.ones(8, 1))  # R = 2: every gate has one unit a block
         tensor([[1., 2., 1., 2., 1., 2., 1., 2.]])
     """
     groups = h.shape[1] // weight_hh.shape[1]
     if groups == 1:
         return h @ weight_hh.t()
+    # The rows are ordered by gate, and within a gate by block.
     blocks = weight_hh.unflatten(0, (4, groups, -1))  # (gate, R, H / R, P / R)
     return torch.einsum("brp,grup->bgru", h.unflatten(1, (groups, -1)), blocks).flatten(1)
 
@@ -49,16 +50,19 @@ def lstm_scan(
         The hidden states (T, B, H or P), and the cells (B, H) after each sequence's last step: the one that ``ends``
         (B,) names, or T - 1.
     """
-    h, c, hidden, cells = h0, c0, [], []
+    h, c = h0, c0
+    hidden: list[Tensor] = []
+    cells: list[Tensor] = []  # needed only where sequences end at different steps
     for gate in gates.unbind(0):
         h, c = lstm_step(gate, weight_hh, h, c, weight_hr, hidden_mask)
         hidden.append(h)
-        cells.append(c)
+        if ends is not None:
+            cells.append(c)
     return torch.stack(hidden), c if ends is None else at(ends, torch.stack(cells))
 
 
 def at(ends: Tensor, x: Tensor) -> Tensor:
-    """Of each sequence of x (T, B, F) the step that ``ends`` (B,) names: (B, F).
+    """Pick from each sequence of x (T, B, F) the step that ``ends`` (B,) names; the result is (B, F).
 
     Example:
         >>> at(torch.tensor([0, 2]), torch.arange(6).view(3, 2, 1)).flatten()

@@ -5,7 +5,7 @@ over processes, progress and learning curves. Nothing here knows what is being t
 """
 
 from eru.storage import atomic_write, read_json, write_json
-from eru.training.averaging import WeightAverage, has_stalled
+from eru.training.averaging import has_stalled
 from eru.training.curves import plot_curve
 from eru.training.distributed import Ranks
 from eru.training.limits import Limits
@@ -33,7 +33,6 @@ __all__ = [
     "Schedule",
     "StopSignals",
     "TrainingState",
-    "WeightAverage",
     "atomic_write",
     "autocast",
     "check_finite",

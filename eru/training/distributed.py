@@ -19,7 +19,6 @@ class Ranks:
     Attributes:
         rank: The number of this process, from 0.
         world_size: The number of processes.
-        local_rank: The number of this process on its machine, from 0.
         device: Where this process computes.
 
     Example:
@@ -31,7 +30,6 @@ class Ranks:
 
     rank: int
     world_size: int
-    local_rank: int
     device: torch.device
 
     @classmethod
@@ -51,7 +49,7 @@ class Ranks:
         place = torch.device(device)
         world_size = _environment_number("WORLD_SIZE", default=1)
         if world_size <= 1:
-            return cls(rank=0, world_size=1, local_rank=0, device=place)
+            return cls(rank=0, world_size=1, device=place)
         rank, local_rank = _environment_number("RANK"), _environment_number("LOCAL_RANK")
         if place.type == "cuda":
             if local_rank >= torch.cuda.device_count():
@@ -63,7 +61,7 @@ class Ranks:
             torch.cuda.set_device(place)
         backend = "nccl" if place.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world_size)
-        return cls(rank, world_size, local_rank, place)
+        return cls(rank, world_size, place)
 
     @property
     def is_main(self) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from eru.training.averaging import WeightAverage
 from eru.training.distributed import Ranks
 from eru.training.numerics import check_finite
 from eru.training.rng import rng_state, seed_everything, set_rng_state
@@ -111,7 +111,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     position: Position = field(default_factory=Position)
     carried: Any = None
-    average: WeightAverage | None = None
+    average: AveragedModel | None = None
 
     def save(self, folder: RunFolder) -> None:
         """Write the checkpoint, with the state of the random generators."""
@@ -156,7 +156,7 @@ class TrainingState:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if saved["average"] is not None:
-            self.average = WeightAverage(self.model)
+            self.average = AveragedModel(self.model)
             self.average.load_state_dict(saved["average"])
         position: dict[str, Any] = saved["position"]
         self.position = Position(**{_OLD_NAMES.get(name, name): value for name, value in position.items()})

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eru.eesp import EESP
-from eru.esp import ESP
 from eru_cli.paper import as_text, paper_rows
 from vision.paper import UNITS, Row, counts, multiply_adds, parameters, reach
 
@@ -132,7 +131,6 @@ def test_the_formulas_of_section_3_count_the_weights_of_plain_convolutions(a, b,
     m, d = k * a, k * b
     reduce, branch = nn.Conv2d(m, d, 1, bias=False), nn.Conv2d(d, d, n, bias=False)
     assert parameters(reduce) + k * parameters(branch) == m * d + n**2 * d**2 * k
-    assert parameters(ESP(m, k * d, ndim=2, kernel_size=n, branches=k)) == m * d + n**2 * d**2 * k
     grouped, thin = nn.Conv2d(m, d, 1, groups=k, bias=False), nn.Conv2d(d, d, n, groups=d, bias=False)
     expand = nn.Conv2d(d, d, 1, bias=False)
     expected = parameters(grouped) + k * (parameters(thin) + parameters(expand))

@@ -181,39 +181,6 @@ def test_what_cannot_be_published_is_refused(call, ptb, trained, make_corpus, co
     assert not out.exists()
 
 
-def test_curves_are_drawn_of_all_results(ptb, call, trained, out, tmp_path, capsys):
-    ptb_curves = importlib.import_module("ptb_curves")
-    picture = tmp_path / "curves.png"
-    with pytest.raises(SystemExit):
-        ptb_curves.main(["--results", str(out), "--out", str(picture)])
-    assert "no results in" in capsys.readouterr().err
-    call(trained, "--out", out)
-    (out / "second.json").write_text(json.dumps({**result(out), "run": "second", "exact_valid_perplexity": 1.0}))
-    ptb_curves.main(["--results", str(out), "--out", str(picture)])
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    results = [json.loads(path.read_text()) for path in out.iterdir()]
-    (axes,) = ptb_curves.figure_of(results).axes
-    lines = {line.get_label().split(":")[0]: line.get_xydata().tolist() for line in axes.get_lines()}
-    assert list(lines) == ["second", "tiny"]
-    assert lines["tiny"] == [[row["epoch"], row["valid_perplexity"]] for row in result(out)["course"]]
-
-
-def test_a_run_from_anothers_weights_is_drawn_behind_it(ptb):
-    ptb_curves = importlib.import_module("ptb_curves")
-
-    def made(name, epochs, **training):
-        course = [{"epoch": n + 1, "valid_perplexity": 90.0 - n} for n in range(epochs)]
-        result = {"run": name, "epochs": epochs, "course": course, "training": training}
-        return {**result, "exact_valid_perplexity": 90.0 - epochs, "parameters": 1_000_000}
-
-    first, second = made("first", 3), made("second", 2, start={"run": "first"})
-    third, lost = made("third", 1, start={"run": "second"}), made("lost", 1, start={"run": "elsewhere"})
-    namesake = made("namesake", 1, start={"run": "namesake"})  # of a packaged model's copy, say
-    (axes,) = ptb_curves.figure_of([third, lost, second, first, namesake]).axes
-    epochs = {line.get_label().split(":")[0]: list(line.get_xdata()) for line in axes.get_lines()}
-    assert epochs == {"first": [1, 2, 3], "second": [4, 5], "third": [6], "lost": [1], "namesake": [1]}
-
-
 PUBLISHED = sorted((Path(__file__).parents[2] / "benchmarks" / "results" / "ptb").rglob("*.json"))
 
 

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from eru.training import WeightAverage, has_stalled
+from eru.training import has_stalled
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,13 @@ def train(model, optimizer, learning_rate):
 
 def test_mean_is_the_arithmetic_mean_of_all_iterates(model):
     optimizer = torch.optim.SGD(model.parameters())
-    average = WeightAverage(model)
+    average = AveragedModel(model)
     iterates = []
     for learning_rate in (1.0, 10.0, 100.0, 1.0, 0.1):
         train(model, optimizer, learning_rate)
-        average.update(model)
+        average.update_parameters(model)
         iterates.append({name: p.detach().clone() for name, p in model.named_parameters()})
-    assert average.count == 5
+    assert average.n_averaged == 5
     for name, mean in average.module.named_parameters():
         expected = torch.stack([iterate[name] for iterate in iterates]).mean(0)
         torch.testing.assert_close(mean, expected, rtol=1e-13, atol=1e-13)
@@ -89,11 +90,11 @@ def test_mean_is_the_arithmetic_mean_of_all_iterates(model):
 
 
 def test_evaluating_the_mean_leaves_the_training_weights_alone(model):
-    average = WeightAverage(model)
+    average = AveragedModel(model)
     optimizer = torch.optim.SGD(model.parameters())
     for _ in range(3):
         train(model, optimizer, 1.0)
-        average.update(model)
+        average.update_parameters(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     average.module.eval()
     with torch.no_grad():
@@ -106,31 +107,31 @@ def test_evaluating_the_mean_leaves_the_training_weights_alone(model):
 
 
 def test_tied_parameters_stay_tied(model):
-    average = WeightAverage(model)
+    average = AveragedModel(model)
     for _ in range(2):
-        average.update(model)
+        average.update_parameters(model)
     assert average.module.decoder.weight is average.module.embedding.weight
-    restored = WeightAverage(Tied().double())
+    restored = AveragedModel(Tied().double())
     restored.load_state_dict(average.state_dict())
     assert restored.module.decoder.weight is restored.module.embedding.weight
 
 
 def test_resumed_mean_goes_on_exactly(model):
     optimizer = torch.optim.SGD(model.parameters())
-    average = WeightAverage(model)
+    average = AveragedModel(model)
     for _ in range(3):
         train(model, optimizer, 1.0)
-        average.update(model)
+        average.update_parameters(model)
     file = io.BytesIO()
     torch.save(average.state_dict(), file)
     file.seek(0)
-    resumed = WeightAverage(Tied().double())
+    resumed = AveragedModel(Tied().double())
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert resumed.count == 3
+    assert resumed.n_averaged == 3
     for _ in range(2):
         train(model, optimizer, 1.0)
-        average.update(model)
-        resumed.update(model)
+        average.update_parameters(model)
+        resumed.update_parameters(model)
     for name, tensor in average.module.state_dict().items():
         assert torch.equal(resumed.module.state_dict()[name], tensor)
 

@@ -29,7 +29,7 @@ ranks.average_gradients(model.parameters())
 mean = ranks.mean(float(ranks.rank))
 ranks.barrier()
 result = {
-    "place": [ranks.rank, ranks.world_size, ranks.local_rank, ranks.is_main, str(ranks.device)],
+    "place": [ranks.rank, ranks.world_size, ranks.is_main, str(ranks.device)],
     "mean": mean,
     "weights": model.state_dict(),
     "gradients": {name: p.grad for name, p in model.named_parameters()},
@@ -52,8 +52,8 @@ def test_two_processes_give_the_gradients_of_the_joint_batch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first["place"] == [0, 2, 0, True, "cpu"]
-    assert second["place"] == [1, 2, 1, False, "cpu"]
+    assert first["place"] == [0, 2, True, "cpu"]
+    assert second["place"] == [1, 2, False, "cpu"]
     assert first["mean"] == second["mean"] == 0.5
 
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_a_single_process_starts_nothing_and_changes_nothing(environment, world_
         environment.setenv("WORLD_SIZE", world_size)
     ranks = Ranks.from_environment("cpu")
     assert not torch.distributed.is_initialized()
-    assert ranks == Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
+    assert ranks == Ranks(rank=0, world_size=1, device=torch.device("cpu"))
     assert ranks.is_main
     model = nn.Linear(2, 2)
     before = model.weight.detach().clone()

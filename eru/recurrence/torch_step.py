@@ -23,7 +23,7 @@ def lstm_forward(
     The raw gates are the sum of ``gates`` and ``recurrent``, both (B, 4H); ``before`` (B, H) are the cells one step
     earlier.
     """
-    raw = torch.add(gates, recurrent).to(cells.dtype).view_as(activated)
+    raw = torch.add(gates, recurrent).to(cells.dtype).view_as(activated)  # (B, 4H) is four gates of H side by side
     i, f, g, o = activated.unbind(1)
     torch.sigmoid(raw, out=activated)  # of g too, for one large operation takes all threads
     torch.tanh(raw[:, 2], out=g)
