@@ -171,9 +171,9 @@ def test_exportable_scan_equals_oracle_in_outputs_state_and_all_gradients(proj, 
 
 
 @pytest.mark.parametrize("backend", ["cpu", "fused"])
-@pytest.mark.parametrize("size", [17, 64])
-def test_fast_path_equals_oracle_at_vector_widths_over_70_steps(compiled, backend, size):
-    inputs = make_inputs(70, 7, size, size // 2, dtype=torch.float32)
+@pytest.mark.parametrize(("batch", "size"), [(7, 17), (7, 64), (101, 33)])
+def test_fast_path_equals_oracle_at_vector_widths_over_70_steps(compiled, backend, batch, size):
+    inputs = make_inputs(70, batch, size, size // 2, dtype=torch.float32)
     check_equal(run(backend, inputs), run("naive", inputs), 1e-4)
 
 
@@ -274,6 +274,22 @@ def test_cells_are_kept_in_float32_inside(backend, dtype):
     assert c.dtype == torch.float32
     assert h.dtype == dtype
     assert abs(c.item() - 1.5) < 1e-3
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 6, 7, 100])
+def test_a_row_does_not_depend_on_who_computes_it(batch, monkeypatch):
+    """However many threads there are, and whatever rows beside it, down to the last bit."""
+    inputs = {k: x.detach() for k, x in make_inputs(5, batch, 24, 12, 2, dtype=torch.float32).items()}
+    alone = {k: x if k.startswith("weight") else x.narrow(x.dim() - 2, batch - 1, 1) for k, x in inputs.items()}
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        hidden, (h, c) = lstm_scan(**inputs, backend="cpu")
+        assert torch.equal(hidden[:, -1:], lstm_scan(**alone, backend="cpu")[0])
+        found.append((hidden, h, c))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 def test_repeated_runs_are_equal_bit_for_bit(compiled):
@@ -487,7 +503,7 @@ def test_backward_operator_obeys_torchs_rules(ends, groups, compiled):
     hidden, c, activated, cells = cpu._run_forward(gates, weight, h0, c0, weight_hr, mask, ends, True, compiled)
     turned = [x.t().contiguous().t() for x in (torch.ones_like(c), weight, h0, c0, weight_hr)]
     arguments = (torch.ones_like(hidden), *turned, mask, ends, hidden, activated, cells, compiled)
-    torch.library.opcheck(cpu._scan_backward, arguments)
+    torch.library.opcheck(cpu._run_backward, arguments)
 
 
 def test_transforms_of_torch_func_fall_back_to_the_loop():

@@ -1,7 +1,8 @@
-"""Element-wise kernels in C (kernels.c), compiled once for this machine by its own compiler, if it has one.
+"""Kernels in C, compiled once for this machine by its own compiler, if it has one.
 
-Matrix products stay torch's. What is fused here is the work between them, where torch would walk over the same small
-arrays ten times a step. Nothing depends on it: where there is no compiler the callers take torch's operators.
+An LSTM over a whole sequence with its products (sequence.c), one step of it without them, and the cross-entropy of a
+softmax (kernels.c). Where torch would walk over the same small arrays ten times a step, they do so once. Nothing
+depends on them: where there is no compiler the callers take torch's operators.
 """
 
 import ctypes
@@ -12,9 +13,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,19 @@ from torch import Tensor
 
 from eru.storage import atomic_write, cache_dir, make_cache_folder
 
-__all__ = ["cross_entropy_", "lstm_backward", "lstm_forward", "refusal"]
+__all__ = ["cross_entropy_", "lstm_backward", "lstm_forward", "refusal", "sequence_backward", "sequence_forward"]
 
-_SOURCE = Path(__file__).with_name("kernels.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("elementwise.h", "kernels.c", "sequence.c")]
 _FLAGS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _pointer = ctypes.c_void_p
+_size = ctypes.c_size_t
 _SIGNATURES = {
-    "lstm_forward": (None, [_pointer] * 6),
-    "lstm_backward": (None, [_pointer] * 6),
-    "cross_entropy": (ctypes.c_double, [*[_pointer] * 3, ctypes.c_float, *[_pointer] * 2]),
+    "lstm_forward": (None, [_size, _size, *[_pointer] * 6]),
+    "lstm_backward": (None, [_size, _size, *[_pointer] * 6]),
+    "cross_entropy": (ctypes.c_double, [_size, _size, *[_pointer] * 3, ctypes.c_float, *[_pointer] * 2]),
+    "sequence_forward": (None, [*[_size] * 5, ctypes.c_int, *[_pointer] * 8, _size, _pointer, _size]),
+    "sequence_backward": (None, [*[_size] * 5, ctypes.c_int, *[_pointer] * 13]),
 }
 
 
@@ -64,6 +69,62 @@ def lstm_backward(
     rows, size = before.shape
     tensors = (grad_hidden, grad_cells, activated, before, cells, grad_raw)
     _call("lstm_backward", grad_raw.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
+
+
+def sequence_forward(
+    gates: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None,
+    hidden_mask: Tensor | None,
+    hidden: Tensor,
+    activated: Tensor,
+    cells: Tensor,
+) -> None:
+    """All steps of an LSTM in float32, as :func:`eru.recurrence.cpu_steps.forward` takes them."""
+    # The numbers from one step to the next: none where a step is written over the last.
+    kept, cells_kept = (x.stride(0) if len(x) > 1 else 0 for x in (activated, cells))
+    inputs = _contiguous(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
+    run = _sequence("sequence_forward", gates, weight_hh, h0, c0)
+    run(*map(_address, (*inputs, hidden, activated)), kept, cells.data_ptr(), cells_kept)
+
+
+def sequence_backward(
+    grad_hidden: Tensor,
+    grad_c: Tensor,
+    weight_hh: Tensor,
+    c0: Tensor,
+    weight_hr: Tensor | None,
+    hidden_mask: Tensor | None,
+    ends: Tensor | None,
+    activated: Tensor,
+    cells: Tensor,
+    grad_gates: Tensor,
+    projected: Tensor,
+    grad_h0: Tensor,
+    grad_c0: Tensor,
+) -> None:
+    """The gradients of all steps in float32, as :func:`eru.recurrence.cpu_steps.backward` computes them."""
+    inputs = _contiguous(grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends)
+    run = _sequence("sequence_backward", grad_hidden, weight_hh, grad_h0, c0)
+    run(*map(_address, (*inputs, activated, cells, grad_gates, projected, grad_h0, grad_c0)))
+
+
+def _sequence(name: str, steps: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor) -> Callable[..., None]:
+    """The C function of a whole sequence, given its sizes T, B, H, P and R, and the number of threads."""
+    (batch, out), size = h.shape, c.shape[1]
+    sizes = (len(steps), batch, size, out, out // weight_hh.shape[1])
+    return partial(_call(name), *sizes, torch.get_num_threads())
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors as C reads them; what is a copy must be held until it has been read."""
+    return [None if x is None else x.contiguous() for x in tensors]
+
+
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 def cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[float, Tensor]:
@@ -105,14 +166,13 @@ _reason._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAc
 
 
 @cache
-def _call(name: str, dtype: torch.dtype) -> Any:
-    """The C function of that name for a type."""
+def _call(name: str, dtype: torch.dtype | None = None) -> Any:
+    """The C function of that name; of those that there are for several types, the one for this type."""
     library, reason = _load()
     if library is None:
         raise RuntimeError(f"eru.kernels: {reason}")
-    function = getattr(library, f"{name}_{_DTYPES[dtype]}")
-    function.restype, arguments = _SIGNATURES[name]
-    function.argtypes = [ctypes.c_size_t, ctypes.c_size_t, *arguments]
+    function = getattr(library, name if dtype is None else f"{name}_{_DTYPES[dtype]}")
+    function.restype, function.argtypes = _SIGNATURES[name]
     return function
 
 
@@ -135,7 +195,7 @@ def _build(compiler: list[str]) -> Path:
     """The compiled library in the user's cache, made there where this machine has no whole one yet."""
     tuned = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     command = [*compiler, *_FLAGS, tuned]
-    key = _digest("\0".join([_SOURCE.read_text(), *command, _processor()]).encode())
+    key = _digest("\0".join([*(source.read_text() for source in _SOURCES), *command, _processor()]).encode())
     folder = cache_dir() / "native"
     # The name says what the library was made of and what it holds: one that is damaged or cut off is not loaded.
     for library in folder.glob(f"{key}-*.so"):
@@ -144,9 +204,13 @@ def _build(compiler: list[str]) -> Path:
     make_cache_folder(folder)
     with tempfile.TemporaryDirectory() as place:
         draft = Path(place) / "kernels.so"
-        done = subprocess.run(
-            [*command, "-o", str(draft), str(_SOURCE), "-lm"], capture_output=True, text=True, timeout=120
-        )
+        sources = [str(source) for source in _SOURCES if source.suffix == ".c"]
+        run = partial(subprocess.run, capture_output=True, text=True, timeout=120)
+        # Without OpenMP, which Apple's compiler lacks, everything is one thread's work.
+        for threads in (["-fopenmp"], []):
+            done = run([*command, *threads, "-o", str(draft), *sources, "-lm"])
+            if not done.returncode:
+                break
         if done.returncode:
             raise ValueError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
         content = draft.read_bytes()

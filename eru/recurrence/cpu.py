@@ -1,22 +1,19 @@
-"""The fast way on a CPU: weights packed once a call, and an analytic backward with dW as one product.
+"""The fast way on a CPU: an analytic backward, whose weight gradients are one product each.
 
-The forward pass keeps the activated gates and the cells. Each step is a product and element-wise work, done by
-compiled kernels (:mod:`eru.kernels`) or by torch's operators (:mod:`eru.recurrence.torch_step`, with the equations).
-Both directions are operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
-
-Recurrent groups are R recurrences beside one another. Inside of the loops everything is laid out by blocks,
-(R B, H / R) in place of (B, H): the element-wise work knows nothing of groups, and the blocks' products are one batch.
+The forward pass keeps the activated gates and the cells. In float32 all steps of a direction are one compiled call
+(:mod:`eru.kernels`). In bfloat16 the products must be torch's, for the sake of a processor's matrix units, so there
+the steps are taken in Python (:mod:`eru.recurrence.cpu_steps`), as they are where there is no compiler. Both
+directions are operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from eru import kernels
-from eru.recurrence import naive, torch_step
+from eru.recurrence import cpu_steps, naive
 
 
 def lstm_scan(
@@ -36,61 +33,6 @@ def lstm_scan(
     return hidden, c
 
 
-def _linear(weight: Tensor, batch: int, length: int) -> Callable[[Tensor], Tensor]:
-    """``x -> x weight^T`` with the weight laid out once for the many products of one call."""
-    # Packing costs about as much as four products of a small batch, and a single row gains little from it.
-    if length * min(batch, 4) <= 16 or not _can_pack(weight.dtype):
-        return lambda x: F.linear(x, weight)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), batch)
-    linear = torch.ops.mkldnn._linear_pointwise
-    return lambda x: linear(x, packed, None, "none", [], "")
-
-
-def _blockwise(blocks: Tensor, batch: int, length: int) -> Callable[[Tensor], Tensor]:
-    """``x -> x block^T`` for every block (R, out, in) and its rows of x (R B, in)."""
-    if len(blocks) == 1:
-        return _linear(blocks[0], batch, length)
-    turned = blocks.transpose(1, 2).contiguous()
-    return lambda x: torch.bmm(x.unflatten(0, (len(blocks), batch)), turned).flatten(0, 1)
-
-
-def _by_block(x: Tensor, groups: int) -> Tensor:
-    """(..., B, F) -> (..., R B, F / R)."""
-    if groups == 1:
-        return x.contiguous()
-    return x.unflatten(-1, (groups, -1)).transpose(-3, -2).flatten(-3, -2).contiguous()
-
-
-def _from_blocks(x: Tensor, groups: int) -> Tensor:
-    """(..., R B, F / R) -> (..., B, F)."""
-    return x if groups == 1 else x.unflatten(-2, (groups, -1)).transpose(-3, -2).flatten(-2).contiguous()
-
-
-def _gates_by_block(gates: Tensor, groups: int) -> Tensor:
-    """(T, B, 4H) -> (T, R B, 4H / R): of every gate the block's units."""
-    if groups == 1:
-        return gates.contiguous()
-    return gates.unflatten(-1, (4, groups, -1)).movedim(3, 1).flatten(3).flatten(1, 2).contiguous()
-
-
-def _gates_from_blocks(gates: Tensor, groups: int) -> Tensor:
-    """(T, R B, 4H / R) -> (T, B, 4H)."""
-    if groups == 1:
-        return gates
-    return gates.unflatten(1, (groups, -1)).unflatten(3, (4, -1)).movedim(1, 3).flatten(2).contiguous()
-
-
-def _weight_by_block(weight_hh: Tensor, groups: int) -> Tensor:
-    """(4H, P / R) -> (R, 4H / R, P / R)."""
-    return weight_hh.unflatten(0, (4, groups, -1)).transpose(0, 1).flatten(1, 2)
-
-
-def _can_pack(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 @torch.library.custom_op("eru::lstm_scan", mutates_args=())
 def _run_forward(
     gates: Tensor,
@@ -104,41 +46,28 @@ def _run_forward(
     compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hidden states (T, B, P), last cells, and, to ``keep`` for the backward, activated gates and all cells."""
-    groups = h0.shape[1] // weight_hh.shape[1]
     length, batch, _ = gates.shape
-    rows, size = groups * batch, c0.shape[-1] // groups
-    step = kernels.lstm_forward if compiled else torch_step.lstm_forward
-    hidden = gates.new_empty(length, rows, weight_hh.shape[1])
+    hidden = gates.new_empty(length, batch, h0.shape[1])
     # What nobody will read again is written over at every step.
-    activated = c0.new_empty(length if keep else 1, rows, 4, size)
-    cells = c0.new_empty(length if keep or ends is not None else 1, rows, size)
-    recur = _blockwise(_weight_by_block(weight_hh, groups), batch, length)
-    project = None if weight_hr is None else _linear(weight_hr, batch, length)
-    mask = None if hidden_mask is None else _by_block(hidden_mask, groups)
-    unprojected = gates.new_empty(rows, size)
-    h, c = _by_block(h0, groups), _by_block(c0, groups)
-    # Views of all steps at once, so that the loop makes none.
-    kept, states, outputs = activated.unbind(0), cells.unbind(0), hidden.unbind(0)
-    for t, gate in enumerate(_gates_by_block(gates, groups).unbind(0)):
-        state = states[t % len(states)]
-        recurrent = recur(h if mask is None else h * mask)
-        step(gate, recurrent, c, kept[t % len(kept)], state, outputs[t] if project is None else unprojected)
-        if project is not None:
-            outputs[t].copy_(_by_block(project(_from_blocks(unprojected, groups)), groups))
-        h, c = outputs[t], state
-    last = c.clone() if ends is None else naive.at(ends.repeat(groups), cells)
-    return _from_blocks(hidden, groups), _from_blocks(last, groups), activated, cells if keep else cells[:1]
+    activated = c0.new_empty(length if keep else 1, batch, 4, c0.shape[1])
+    cells = c0.new_empty(length if keep or ends is not None else 1, *c0.shape)
+    one_call = compiled and gates.dtype == torch.float32
+    run = kernels.sequence_forward if one_call else partial(cpu_steps.forward, compiled=compiled)
+    run(gates, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells)
+    last = cells[-1].clone() if ends is None else naive.at(ends, cells)
+    return hidden, last, activated, cells if keep else cells[:1]
 
 
 @_run_forward.register_fake
 def _(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled):  # noqa: ANN001, ANN202
-    (length, batch, _), hidden_size = gates.shape, c0.shape[-1]
-    kept, groups = length if keep else 1, h0.shape[1] // weight_hh.shape[1]
+    (length, batch, _), size = gates.shape, c0.shape[1]
+    kept = length if keep else 1
+    cells = c0.new_empty(kept, batch, size)
     return (
-        gates.new_empty(length, batch, h0.shape[-1]),
-        c0.new_empty(batch, hidden_size),
-        c0.new_empty(kept, groups * batch, 4, hidden_size // groups),
-        c0.new_empty(kept, groups * batch, hidden_size // groups),
+        gates.new_empty(length, batch, h0.shape[1]),
+        c0.new_empty(c0.shape),
+        cells.new_empty(kept, batch, 4, size),
+        cells,
     )
 
 
@@ -158,49 +87,26 @@ def _run_backward(
     compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of gates, weight_hh, h0, c0 and weight_hr (empty where there is none)."""
-    length, rows, _, size = activated.shape
-    groups = h0.shape[1] // weight_hh.shape[1]
-    batch = rows // groups
-    step = kernels.lstm_backward if compiled else torch_step.lstm_backward
-    back = _blockwise(_weight_by_block(weight_hh, groups).transpose(1, 2), batch, length)
-    unproject = None if weight_hr is None else _linear(weight_hr.t(), batch, length)
+    length, batch, _ = hidden.shape
+    grad_gates = hidden.new_empty(length, batch, 4 * c0.shape[1])
     # Gradients of all h, which only the projection's weight needs.
     projected = torch.empty_like(hidden) if weight_hr is not None else hidden[:0]
-    dgates = hidden.new_empty(length, rows, 4 * size)
-    split, flat = dgates.unflatten(2, (4, size)).unbind(0), dgates.unbind(0)
-    mask = None if hidden_mask is None else _by_block(hidden_mask, groups)
-    tops = _by_block(grad_hidden, groups)
-    dh = tops[-1]
-    # The gradient of a sequence's last cells comes in at its end.
-    grad_c = _by_block(grad_c, groups)
-    dc = torch.zeros_like(grad_c)
-    # Which rows end at a step; all of them at the last one where no lengths are given.
-    ending = {length - 1: ...} if ends is None else {t: ends.repeat(groups) == t for t in ends.unique().tolist()}
-    before = (_by_block(c0, groups), *cells.unbind(0))
-    for t, kept in reversed(list(enumerate(activated.unbind(0)))):
-        if t in ending:
-            dc[ending[t]] += grad_c[ending[t]]
-        dm = dh
-        if unproject is not None:
-            projected[t] = _from_blocks(dh, groups)
-            dm = _by_block(unproject(projected[t]), groups)
-        step(dm, dc, kept, before[t], before[t + 1], split[t])
-        dh = back(flat[t])
-        if mask is not None:
-            dh = dh * mask
-        if t:
-            dh = dh + tops[t - 1]
+    grad_h0, grad_c0 = h0.new_empty(h0.shape), c0.new_empty(c0.shape)
+    one_call = compiled and hidden.dtype == torch.float32
+    run = kernels.sequence_backward if one_call else partial(cpu_steps.backward, compiled=compiled)
+    made = (grad_gates, projected, grad_h0, grad_c0)
+    run(grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends, activated, cells, *made)
 
+    groups = h0.shape[1] // weight_hh.shape[1]
     read = torch.cat([h0.unsqueeze(0), hidden[:-1]])
-    read = _by_block(read if hidden_mask is None else read * hidden_mask, groups).unflatten(1, (groups, batch))
+    read = (read if hidden_mask is None else read * hidden_mask).flatten(0, 1).unflatten(1, (groups, -1))
     # One product a block over all steps and rows: (R, 4H / R, T B) with (R, T B, P / R).
-    dweight = dgates.unflatten(1, (groups, batch)).permute(1, 3, 0, 2).flatten(2) @ read.transpose(0, 1).flatten(1, 2)
-    dweight = dweight.unflatten(1, (4, size)).transpose(0, 1).flatten(0, 2)
-    gradients = _gates_from_blocks(dgates, groups), dweight, _from_blocks(dh, groups), _from_blocks(dc, groups)
+    blocks = grad_gates.flatten(0, 1).unflatten(1, (4, groups, -1)).permute(2, 1, 3, 0).flatten(1, 2)
+    grad_weight = (blocks @ read.transpose(0, 1)).unflatten(1, (4, -1)).transpose(0, 1).reshape(weight_hh.shape)
     if weight_hr is None:
-        return *gradients, hidden.new_empty(0)
-    unprojected = _from_blocks((activated[:, :, 3] * cells.tanh()).to(hidden.dtype), groups)
-    return *gradients, projected.flatten(0, 1).t() @ unprojected.flatten(0, 1)
+        return grad_gates, grad_weight, grad_h0, grad_c0, hidden.new_empty(0)
+    unprojected = (activated[:, :, 3] * cells.tanh()).to(hidden.dtype)
+    return grad_gates, grad_weight, grad_h0, grad_c0, projected.flatten(0, 1).t() @ unprojected.flatten(0, 1)
 
 
 @_run_backward.register_fake

@@ -1,0 +1,222 @@
+/* An LSTM's recurrence over a whole sequence in float32, its products included, in one call.
+ *
+ * The sequences of a batch know nothing of each other, so every thread takes some of them through all steps, and no
+ * thread waits for another. A row's numbers do not depend on how the rows are shared out.
+ *
+ * R recurrent groups: block r of every gate's H / R units reads slice r of h (P / R features).
+ */
+#include <stdlib.h>
+
+#include "elementwise.h"
+
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+
+/* Products are made in tiles of at most TILE rows and one panel of columns, whose sums stay in registers. */
+enum { TILE = 6, PANEL = 2 * WIDTH, MOST_ROWS = 48 };
+
+typedef struct {
+    size_t steps, batch, size, out, groups; /* T, B, H, P (H without a projection), R */
+} Shape;
+
+static size_t panels(size_t columns) { return (columns + PANEL - 1) / PANEL; }
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* A matrix as panels of columns, filled up with zeros. Its rows are `segments` of `length`. */
+static void pack(float *to, size_t columns, size_t segments, size_t length, const float *from, size_t segment_apart,
+                 size_t row_apart, size_t column_apart) {
+    const size_t count = panels(columns);
+#pragma omp parallel for if (columns * segments * length > 1 << 17)
+    for (size_t panel = 0; panel < count; panel++) {
+        float *at = to + panel * segments * length * PANEL;
+        for (size_t s = 0; s < segments; s++)
+            for (size_t k = 0; k < length; k++, at += PANEL)
+                for (size_t j = 0; j < PANEL; j++) {
+                    const size_t column = panel * PANEL + j;
+                    const size_t n = s * segment_apart + k * row_apart + column * column_apart;
+                    at[j] = column < columns ? from[n] : 0.0f;
+                }
+    }
+}
+
+INLINE void tile(size_t rows, size_t segments, size_t length, const float *a, size_t row_apart, size_t segment_apart,
+                 const float *packed, float *to, size_t to_apart) {
+    vector sums[TILE][2] = {{{0}}};
+    for (size_t s = 0; s < segments; s++, a += segment_apart)
+        for (size_t k = 0; k < length; k++, packed += PANEL) {
+            const vector left = *(const vector *)packed, right = *(const vector *)(packed + WIDTH);
+#pragma GCC unroll 6
+            for (size_t row = 0; row < rows; row++) {
+                const float x = a[row * row_apart + k];
+                sums[row][0] += x * left;
+                sums[row][1] += x * right;
+            }
+        }
+#pragma GCC unroll 6
+    for (size_t row = 0; row < rows; row++) {
+        *(vector *)(to + row * to_apart) = sums[row][0];
+        *(vector *)(to + row * to_apart + WIDTH) = sums[row][1];
+    }
+}
+
+/* to (rows, columns in whole panels) = a (rows, segments of length) times a packed matrix. */
+static void multiply(size_t rows, size_t columns, size_t segments, size_t length, const float *a, size_t row_apart,
+                     size_t segment_apart, const float *packed, float *to, size_t to_apart) {
+    for (size_t panel = 0; panel < panels(columns); panel++, packed += segments * length * PANEL, to += PANEL)
+        for (size_t row = 0; row < rows; row += TILE) {
+            const float *from = a + row * row_apart;
+            float *at = to + row * to_apart;
+            switch (smaller(rows - row, TILE)) { /* each with its own number of rows, known to the compiler */
+                case 6: tile(6, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
+                case 5: tile(5, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
+                case 4: tile(4, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
+                case 3: tile(3, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
+                case 2: tile(2, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
+                default: tile(1, segments, length, from, row_apart, segment_apart, packed, at, to_apart);
+            }
+        }
+}
+
+/* How many rows a thread takes at a time. */
+static size_t share(size_t batch, int threads) {
+    const size_t even = (batch + threads - 1) / threads;
+    return smaller(even, MOST_ROWS);
+}
+
+/* All steps of the rows from `begin`. `kept` and `cells_kept` are the numbers between two steps of what is kept of
+ * every step, or 0 where each step is written over the last. */
+static void forward_rows(Shape n, size_t begin, size_t rows, const float *gates, const float *h0, const float *c0,
+                         const float *mask, const float *packed, const float *packed_hr, float *hidden,
+                         float *activated, size_t kept, float *cells, size_t cells_kept, float *scratch) {
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(units) * PANEL;
+    const size_t out_wide = panels(n.out) * PANEL;
+    float *raw = scratch, *masked = raw + rows * n.groups * 4 * wide, *unprojected = masked + rows * n.out;
+    float *projected = unprojected + rows * n.size;
+    for (size_t t = 0; t < n.steps; t++) {
+        const float *h = (t ? hidden + (t - 1) * n.batch * n.out : h0) + begin * n.out;
+        if (mask) {
+            for (size_t i = 0; i < rows * n.out; i++) masked[i] = h[i] * mask[begin * n.out + i];
+            h = masked;
+        }
+        for (size_t block = 0; block < 4 * n.groups; block++) /* (group, gate) */
+            multiply(rows, units, 1, read, h + block / 4 * read, n.out, 0, packed + block * read * wide,
+                     raw + block * wide, n.groups * 4 * wide);
+        float *m = packed_hr ? unprojected : hidden + (t * n.batch + begin) * n.out;
+        for (size_t row = 0; row < rows; row++)
+            for (size_t group = 0; group < n.groups; group++) {
+                const size_t unit = group * units, b = begin + row;
+                const float *before = t ? cells + (t - 1) * cells_kept : c0;
+                step_forward(units, gates + (t * n.batch + b) * 4 * n.size + unit, n.size,
+                             raw + (row * n.groups + group) * 4 * wide, wide, before + b * n.size + unit,
+                             activated + t * kept + b * 4 * n.size + unit, cells + t * cells_kept + b * n.size + unit,
+                             m + row * n.size + unit, 0);
+            }
+        if (packed_hr) {
+            multiply(rows, n.out, 1, n.size, unprojected, n.size, 0, packed_hr, projected, out_wide);
+            for (size_t row = 0; row < rows; row++)
+                memcpy(hidden + (t * n.batch + begin + row) * n.out, projected + row * out_wide, n.out * sizeof(float));
+        }
+    }
+}
+
+void sequence_forward(size_t steps, size_t batch, size_t size, size_t out, size_t groups, int threads, const float *gates, const float *weight_hh, const float *h0,
+                      const float *c0, const float *weight_hr, const float *mask, float *hidden, float *activated,
+                      size_t kept, float *cells, size_t cells_kept) {
+    const Shape n = {steps, batch, size, out, groups};
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(units) * PANEL;
+    const size_t each = share(n.batch, threads);
+    float *packed = malloc(n.groups * 4 * read * wide * sizeof(float));
+    for (size_t block = 0; block < 4 * n.groups; block++)
+        pack(packed + block * read * wide, units, 1, read,
+             weight_hh + (block % 4 * n.size + block / 4 * units) * read, 0, 1, read);
+    float *packed_hr = NULL;
+    if (weight_hr) {
+        packed_hr = malloc(n.size * panels(n.out) * PANEL * sizeof(float));
+        pack(packed_hr, n.out, 1, n.size, weight_hr, 0, 1, n.size);
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t begin = 0; begin < n.batch; begin += each) {
+        float *scratch = malloc(each * (n.groups * 4 * wide + n.out + n.size + panels(n.out) * PANEL) * sizeof(float));
+        forward_rows(n, begin, smaller(each, n.batch - begin), gates, h0, c0, mask, packed, packed_hr, hidden,
+                     activated, kept, cells, cells_kept, scratch);
+        free(scratch);
+    }
+    free(packed_hr);
+    free(packed);
+}
+
+/* The gradients of all steps of the rows from `begin`. `ends` names each sequence's last step, or is NULL. */
+static void backward_rows(Shape n, size_t begin, size_t rows, const float *grad_hidden, const float *grad_c,
+                          const float *c0, const float *mask, const int64_t *ends, const float *packed,
+                          const float *packed_hr, const float *activated, const float *cells, float *grad_gates,
+                          float *projected, float *grad_h0, float *grad_c0, float *scratch) {
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(read) * PANEL;
+    float *back = scratch, *unprojected = back + rows * n.groups * wide;
+    float *dh = grad_h0 + begin * n.out, *dc = grad_c0 + begin * n.size; /* they end as the gradients of h0 and c0 */
+    memcpy(dh, grad_hidden + ((n.steps - 1) * n.batch + begin) * n.out, rows * n.out * sizeof(float));
+    memset(dc, 0, rows * n.size * sizeof(float));
+    for (size_t t = n.steps; t-- > 0;) {
+        const float *before = t ? cells + (t - 1) * n.batch * n.size : c0, *now = cells + t * n.batch * n.size;
+        const float *dm = dh;
+        size_t dm_apart = n.size;
+        if (packed_hr) {
+            memcpy(projected + (t * n.batch + begin) * n.out, dh, rows * n.out * sizeof(float));
+            dm_apart = panels(n.size) * PANEL;
+            multiply(rows, n.size, 1, n.out, dh, n.out, 0, packed_hr, unprojected, dm_apart);
+            dm = unprojected;
+        }
+        float *grad = grad_gates + (t * n.batch + begin) * 4 * n.size;
+        for (size_t row = 0; row < rows; row++) {
+            const size_t b = begin + row;
+            if (ends ? (size_t)ends[b] == t : t == n.steps - 1) /* the gradient of the last cells comes in here */
+                for (size_t i = 0; i < n.size; i++) dc[row * n.size + i] += grad_c[b * n.size + i];
+            step_backward(n.size, n.size, dm + row * dm_apart, dc + row * n.size,
+                          activated + (t * n.batch + b) * 4 * n.size, before + b * n.size, now + b * n.size,
+                          grad + row * 4 * n.size, 0);
+        }
+        for (size_t group = 0; group < n.groups; group++)
+            multiply(rows, read, 4, units, grad + group * units, 4 * n.size, n.size,
+                     packed + group * 4 * units * wide, back + group * wide, n.groups * wide);
+        for (size_t row = 0; row < rows; row++)
+            for (size_t i = 0; i < n.out; i++) {
+                const size_t at = (begin + row) * n.out + i;
+                const float x = back[row * n.groups * wide + i / read * wide + i % read];
+                dh[row * n.out + i] =
+                    (mask ? x * mask[at] : x) + (t ? grad_hidden[(t - 1) * n.batch * n.out + at] : 0.0f);
+            }
+    }
+}
+
+void sequence_backward(size_t steps, size_t batch, size_t size, size_t out, size_t groups, int threads, const float *grad_hidden, const float *grad_c, const float *weight_hh,
+                       const float *c0, const float *weight_hr, const float *mask, const int64_t *ends,
+                       const float *activated, const float *cells, float *grad_gates, float *projected,
+                       float *grad_h0, float *grad_c0) {
+    const Shape n = {steps, batch, size, out, groups};
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(read) * PANEL;
+    const size_t each = share(n.batch, threads);
+    float *packed = malloc(4 * n.size * wide * sizeof(float));
+    for (size_t group = 0; group < n.groups; group++)
+        pack(packed + group * 4 * units * wide, read, 4, units, weight_hh + group * units * read, n.size * read, read,
+             1);
+    float *packed_hr = NULL;
+    if (weight_hr) {
+        packed_hr = malloc(n.out * panels(n.size) * PANEL * sizeof(float));
+        pack(packed_hr, n.size, 1, n.out, weight_hr, 0, n.size, 1);
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t begin = 0; begin < n.batch; begin += each) {
+        float *scratch = malloc(each * (n.groups * wide + panels(n.size) * PANEL) * sizeof(float));
+        backward_rows(n, begin, smaller(each, n.batch - begin), grad_hidden, grad_c, c0, mask, ends, packed, packed_hr,
+                      activated, cells, grad_gates, projected, grad_h0, grad_c0, scratch);
+        free(scratch);
+    }
+    free(packed_hr);
+    free(packed);
+}
