@@ -46,11 +46,12 @@ class Activated(EESPGates):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, M) -> (T, B, 4H)."""
-        reduced = self._reduce(x.flatten(0, 1)).transpose(0, 1)  # (N, S, d)
-        fused = self._branches(self.reduce_activation(reduced.flatten(1)).view_as(reduced))  # (K, N, S, d)
+        reduced = self._reduce(x.flatten(0, 1), self.reduce_weight).transpose(0, 1)  # (N, S, d)
+        activated = self.reduce_activation(reduced.flatten(1)).view_as(reduced)
+        fused = self._branches(activated, self.branch_weight)  # (K, N, S, d)
         rows = fused.transpose(0, 1).flatten(1)  # (N, K S d), a slope for each feature
         fused = self.branch_activation(rows).view(-1, *fused.shape[:1], *fused.shape[2:]).transpose(0, 1)
-        return self._expand(fused).transpose(0, 1).reshape(*x.shape[:2], -1)
+        return self._expand(fused, self.expand_weight).transpose(0, 1).reshape(*x.shape[:2], -1)
 
 
 class OverTime(EESPGates):
@@ -73,7 +74,8 @@ class OverTime(EESPGates):
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, M) -> (T, B, 4H)."""
         steps, batch, _ = x.shape
-        reduced = self._reduce(x.flatten(0, 1)).unflatten(1, (steps, batch)).permute(1, 2, 0, 3)  # (T, B, S, d)
+        reduced = self._reduce(x.flatten(0, 1), self.reduce_weight)  # (S, T B, d)
+        reduced = reduced.unflatten(1, (steps, batch)).permute(1, 2, 0, 3)  # (T, B, S, d)
         past = torch.cat([self.window.to(reduced.dtype), reduced])
         self.window = past[-self.reach :]
         signals = past.flatten(2).permute(1, 2, 0)  # (B, S d, reach + T)
@@ -83,7 +85,8 @@ class OverTime(EESPGates):
             for weight, d in zip(self.branch_weight.chunk(self.branches), self.dilations, strict=True)
         ]
         fused = torch.stack(running_sums(branches)).unflatten(2, (GATES, -1))  # (K, B, S, d, T)
-        return self._expand(fused.permute(0, 4, 1, 2, 3).flatten(1, 2)).transpose(0, 1).reshape(steps, batch, -1)
+        gates = self._expand(fused.permute(0, 4, 1, 2, 3).flatten(1, 2), self.expand_weight)  # (S, T B, H)
+        return gates.transpose(0, 1).reshape(steps, batch, -1)
 
 
 class OverTimeERU(ERU):

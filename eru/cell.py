@@ -142,6 +142,8 @@ class ERUCell(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Input gates, bias included, of any number of steps at once: (*, M) -> (*, 4H)."""
+        if type(self.input_transform) is EESPGates and self.layer_norm is None:
+            return self.input_transform(x, self.bias)
         gates = self.input_transform(x)
         if self.layer_norm is not None:
             gates = self.layer_norm(gates)
@@ -177,12 +179,15 @@ class ERUCell(nn.Module):
         self.check_input(input, (1, 2))
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
-        state = self.initial_state(x.shape[0], x)
-        if hx is not None:
-            expected = state if batched else (state[0].squeeze(0), state[1].squeeze(0))
-            h, c = check_state(hx, expected, self.weight_hh.dtype)
+        if hx is None:
+            state = self.initial_state(x.shape[0], x)
+        else:
+            h, c = check_state(hx, input.shape[:-1], self.output_size, self.hidden_size, self.weight_hh.dtype)
             state = (h, c) if batched else (h.unsqueeze(0), c.unsqueeze(0))
-        h, c = self.step(self.project(x), state)
+        unit, done = self.input_transform, None
+        if type(unit) is EESPGates and self.layer_norm is None and self.weight_hr is None:
+            done = unit.step_in_c(x, self.bias, self.weight_hh, *state)
+        h, c = self.step(self.project(x), state) if done is None else done
         return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
     def check_input(self, x: Tensor, dimensions: tuple[int, ...]) -> None:
@@ -195,8 +200,9 @@ class ERUCell(nn.Module):
                 f"input of shape {tuple(x.shape)}: expected {allowed} with input_size={self.input_size} last"
             )
         # Autocast brings every type but float64 into its own, so there it is enough that the products agree.
-        if product_dtype(x) != product_dtype(self.weight_hh):
-            raise ValueError(f"input of type {x.dtype}: expected {self.weight_hh.dtype}, the type of the parameters")
+        dtype = self.weight_hh.dtype
+        if x.dtype != dtype and product_dtype(x) != product_dtype(self.weight_hh):
+            raise ValueError(f"input of type {x.dtype}: expected {dtype}, the type of the parameters")
 
     def extra_repr(self) -> str:
         """Sizes, as printed by ``print(module)``."""
@@ -204,20 +210,23 @@ class ERUCell(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias is not None}{projected}"
 
 
-def check_state(state: Sequence[Tensor], expected: State, dtype: torch.dtype) -> State:
+def check_state(
+    state: Sequence[Tensor], sizes: Sequence[int], output_size: int, hidden_size: int, dtype: torch.dtype
+) -> State:
     """The state (h, c), with c in the parameters' type.
 
     Args:
         state: What a caller gave as (h, c).
-        expected: A state of the shapes that fit.
+        sizes: The sizes before the features, such as (B,).
+        output_size: Features of h.
+        hidden_size: Features of c.
         dtype: Type of the parameters. A state of a wider type is refused; a narrower one comes from autocast.
 
     Raises:
         ValueError: Parts that are missing, or of another shape or type.
 
     Example:
-        >>> zeros = torch.zeros(2, 4), torch.zeros(2, 4)
-        >>> check_state((torch.zeros(2, 3), torch.zeros(2, 4)), zeros, torch.float32)
+        >>> check_state((torch.zeros(2, 3), torch.zeros(2, 4)), (2,), 4, 4, torch.float32)
         Traceback (most recent call last):
         ...
         ValueError: state h of shape (2, 3): expected (2, 4)
@@ -225,11 +234,12 @@ def check_state(state: Sequence[Tensor], expected: State, dtype: torch.dtype) ->
     if not isinstance(state, tuple | list) or len(state) != 2:
         found = f"{len(state)} tensors" if isinstance(state, tuple | list) else f"type {type(state).__name__}"
         raise ValueError(f"state of {found}: expected (h, c)")
-    for name, part, want in zip("hc", state, expected, strict=True):
+    for name, part, features in (("h", state[0], output_size), ("c", state[1], hidden_size)):
+        shape = (*sizes, features)
         if not isinstance(part, Tensor):
-            raise ValueError(f"state {name} is {part!r}: expected a tensor of shape {tuple(want.shape)}")
-        if part.shape != want.shape:
-            raise ValueError(f"state {name} of shape {tuple(part.shape)}: expected {tuple(want.shape)}")
+            raise ValueError(f"state {name} is {part!r}: expected a tensor of shape {shape}")
+        if part.shape != shape:
+            raise ValueError(f"state {name} of shape {tuple(part.shape)}: expected {shape}")
         if torch.promote_types(part.dtype, dtype) != dtype:
             raise ValueError(f"state {name} of type {part.dtype}: expected {dtype}, the type of the parameters")
     return state[0], state[1].to(dtype)

@@ -6,15 +6,22 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
+from eru import kernels
 from eru.eesp import check_kernel_size, draw_branches, running_sums
+from eru.kernels import gates as compiled
 from eru.kernels.autocast import product_dtype, without_autocast
 from eru.recurrence import is_transformed
 from eru.sizes import dilations, fit_sizes
 from eru.warn import warn_once
 
+State = tuple[Tensor, Tensor]
+
 # What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
 _SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16
+# Up to here the compiled kernels are the fastest way: a dense map of H units, and N rows one by one.
+_FEW_UNITS, _FEW_ROWS = 128, 32
 
 
 class EESPGates(nn.Module):
@@ -106,84 +113,131 @@ class EESPGates(nn.Module):
         draw_branches(self.branch_weight, self.branches, self.fusion)
         self._gain_is_checked = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gates (*, S H) of the inputs (*, M), without bias."""
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Gates (*, S H) of the inputs (*, M), to which a bias (S H) may be added."""
         if x.dim() < 1 or x.shape[-1] != self.input_size:
             raise ValueError(f"input of shape {tuple(x.shape)}: expected {self.input_size} features last")
-        if self.training and not self._gain_is_checked and not torch.compiler.is_compiling():
+        traced = torch.compiler.is_compiling()
+        if self.training and not self._gain_is_checked and not traced:
             self._check_gain()
         rows = x.reshape(-1, self.input_size)  # (N, M)
         # To compose costs as much as about H rows of the direct way. A traced graph must not depend on their number.
-        composes = torch.compiler.is_compiling() or rows.shape[0] >= self.size
-        if composes and product_dtype(x).itemsize < 4:
-            # In types for which processors have matrix units, one larger product is cheaper than the copies between.
-            return F.linear(x, self.dense_weight())
-        reduced = self._reduce(rows)  # (S, N, d)
-        if composes:
-            by_gate = torch.bmm(reduced, self._composed())  # (S, N, H)
+        composes = traced or len(rows) >= self.size
+        in_c = self._runs_in_c(x)
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._weights))
+        # In types for which processors have matrix units, and for few units, one larger product is cheaper than the
+        # copies between several.
+        has_few_units = in_c and self.size <= _FEW_UNITS and (composes or learns)
+        if has_few_units or (composes and product_dtype(x).itemsize < 4):
+            return F.linear(x, self.dense_weight(), bias)
+        if in_c and not learns and len(rows) <= _FEW_ROWS:
+            gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
         else:
-            by_gate = self._expand(self._branches(reduced.transpose(0, 1)))
-        return by_gate.transpose(0, 1).reshape(*x.shape[:-1], self.output_size)
+            reduced = self._reduce(rows, self.reduce_weight)  # (S, N, d)
+            if composes:
+                by_gate = torch.bmm(reduced, self._composed(self.branch_weight, self.expand_weight))  # (S, N, H)
+            else:
+                fused = self._branches(reduced.transpose(0, 1), self.branch_weight)
+                by_gate = self._expand(fused, self.expand_weight)
+            gates = by_gate.transpose(0, 1).reshape(-1, self.output_size)
+        gates = gates if bias is None else gates + bias.to(gates.dtype)
+        return gates.reshape(*x.shape[:-1], self.output_size)
 
     def dense_weight(self) -> Tensor:
         """The whole map as one matrix (S H, M), computed in the parameters' own type."""
         with without_autocast(self.reduce_weight):
-            # A group of the input reaches the features of its own slice of each reduced vector, and no others.
-            composed = self._composed().unflatten(1, (self.groups, -1))  # (S, groups, d / groups, H)
-            reduce = self._reduce_by_group().unflatten(1, (self.gates, -1))  # (groups, S, d / groups, M / groups)
-            dense = composed.permute(1, 0, 3, 2) @ reduce  # (groups, S, H, M / groups)
-            return dense.permute(1, 2, 0, 3).reshape(self.output_size, self.input_size)
+            if self._runs_in_c(self.reduce_weight):
+                shape = (self.output_size, self.input_size)
+                return compiled.Dense.apply(self._sizes, shape, self._dense, *self._weights)
+            return self._dense(*self._weights)
 
-    def _reduce_by_group(self) -> Tensor:
-        return self.reduce_weight.view(self.groups, -1, self.input_size // self.groups)
+    @property
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.reduce_weight, self.branch_weight, self.expand_weight
 
-    def _reduce(self, rows: Tensor) -> Tensor:
+    @property
+    def _sizes(self) -> int:
+        sizes = (self.gates, self.size, self.input_size, self.width, self.branches, self.groups, self.expand_groups)
+        return compiled.unit(*sizes, self.kernel_size, self.fusion, dilations=self.dilations)
+
+    def step_in_c(self, x: Tensor, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor) -> State | None:
+        """A whole evaluated step of this map's cell in one compiled call; ``None`` where that cannot be."""
+        if torch.is_grad_enabled() or self.gates != 4 or len(x) > _FEW_ROWS:
+            return None
+        if not self._runs_in_c(x, weight_hh, h, c, weight_hh if bias is None else bias):
+            return None
+        # A step that does not call this module must not pass over what hangs on its call.
+        if self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook():
+            return None
+        return compiled.cell_step(self._sizes, x, self._weights, bias, weight_hh, h, c)
+
+    def _runs_in_c(self, *tensors: Tensor) -> bool:
+        """Whether the compiled kernels can be used, which know plain tensors in float32 and no transformations."""
+        for x in (*tensors, *self._weights):
+            if x.dtype != torch.float32 or not x.is_cpu or type(x) not in (Tensor, nn.Parameter):
+                return False
+        if torch.compiler.is_compiling() or is_transformed() or kernels.refusal() is not None:
+            return False
+        return product_dtype(self.reduce_weight) == torch.float32 and self.branches <= compiled.MOST_BRANCHES
+
+    def _dense(self, reduce_weight: Tensor, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
+        # A group of the input reaches the features of its own slice of each reduced vector, and no others.
+        composed = self._composed(branch_weight, expand_weight).unflatten(1, (self.groups, -1))
+        reduce = self._by_group(reduce_weight).unflatten(1, (self.gates, -1))  # (groups, S, d / groups, M / groups)
+        dense = composed.permute(1, 0, 3, 2) @ reduce  # (groups, S, H, M / groups)
+        return dense.permute(1, 2, 0, 3).reshape(self.output_size, self.input_size)
+
+    def _by_group(self, reduce_weight: Tensor) -> Tensor:
+        return reduce_weight.view(self.groups, -1, self.input_size // self.groups)
+
+    def _reduce(self, rows: Tensor, weight: Tensor) -> Tensor:
         """R: (N, M) -> (S, N, d), one product for each group of the input."""
         slices = rows.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, N, M / groups)
-        out = torch.bmm(slices, self._reduce_by_group().transpose(1, 2))  # (groups, N, S d / groups)
+        out = torch.bmm(slices, self._by_group(weight).transpose(1, 2))  # (groups, N, S d / groups)
         # Every gate's reduced vector is made of its parts from all groups.
         out = out.unflatten(2, (self.gates, -1)).permute(2, 1, 0, 3)  # (S, N, groups, d / groups)
         return out.flatten(2)
 
-    def _branches(self, reduced: Tensor) -> Tensor:
+    def _branches(self, reduced: Tensor, weight: Tensor) -> Tensor:
         """D and its running sums: (N, S, d) -> (K, N, S, d)."""
         # Each gate's groups are the channels of a convolution over the features of their slices.
         signals = reduced.reshape(-1, self.gates * self.groups, self.width // self.groups)
         branches = [
             F.conv1d(
                 signals,
-                weight,
+                taps,
                 padding=(self.kernel_size - 1) * dilation // 2,
                 dilation=dilation,
                 groups=self.gates * self.groups,
             )
-            for weight, dilation in zip(self.branch_weight.chunk(self.branches), self.dilations, strict=True)
+            for taps, dilation in zip(weight.chunk(self.branches), self.dilations, strict=True)
         ]
         sums = running_sums(branches) if self.fusion else branches
         return torch.stack(sums).unflatten(2, (self.gates, -1)).flatten(3)
 
-    def _expand(self, fused: Tensor) -> Tensor:
+    def _expand(self, fused: Tensor, weight: Tensor) -> Tensor:
         """E: (K, N, S, d) -> (S, N, H)."""
         parts = fused.permute(2, 1, 0, 3).flatten(2)  # (S, N, K d)
         parts = parts.unflatten(2, (self.expand_groups, -1)).transpose(1, 2)  # (S, groups, N, K d / groups)
         parts = parts.flatten(0, 1)
-        weight = self.expand_weight.view(self.gates * self.expand_groups, -1, parts.shape[2])
+        weight = weight.view(self.gates * self.expand_groups, -1, parts.shape[2])
         out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (self.gates, -1))  # (S, groups, N, H / groups)
         return out.transpose(1, 2).flatten(2)[..., : self.size]
 
-    def _composed(self) -> Tensor:
+    def _composed(self, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
         """Branches, running sums and expand as one matrix a gate, (S, d, H): what they make of the identity.
 
         The branches treat each group's slice apart, so they are run once over the positions of ONE slice, in all
         groups at once, and every group's answer is put into its own block of an otherwise empty d x d matrix.
         """
         length = self.width // self.groups
-        positions = torch.eye(length, device=self.reduce_weight.device, dtype=self.reduce_weight.dtype)
-        answers = self._branches(positions.repeat(1, self.gates * self.groups))  # (K, length, S, d)
+        positions = torch.eye(length, device=branch_weight.device, dtype=branch_weight.dtype)
+        # What the branches make of each position: (K, length, S, d).
+        answers = self._branches(positions.repeat(1, self.gates * self.groups), branch_weight)
         answers = answers.unflatten(3, (self.groups, length)).transpose(3, 4)  # (K, from, S, to, groups)
         blocks = torch.diag_embed(answers)  # (K, from, S, to, groups, groups): zero off the diagonal
         whole = blocks.permute(0, 4, 1, 2, 5, 3)  # (K, groups, from, S, groups, to)
-        return self._expand(whole.flatten(4, 5).flatten(1, 2))
+        return self._expand(whole.flatten(4, 5).flatten(1, 2), expand_weight)
 
     @torch.no_grad()  # so that gradient checkpointing finds nothing saved here when it computes the call again
     def _check_gain(self) -> None:

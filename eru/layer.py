@@ -226,12 +226,12 @@ class ERU(LSTMNames):
 
     def _start(self, x: Tensor, hx: State | None, batched: bool) -> State:
         """The state before the sequence (T, B, M): (layers and directions, B, features) each."""
-        states = [cell.initial_state(x.shape[1], x) for cell in self._cells.values()]
-        h, c = (torch.stack(parts) for parts in zip(*states, strict=True))
+        first, count, batch = self._cells["l0"], len(self._cells), x.shape[1]
         if hx is None:
-            return h, c
-        expected = (h, c) if batched else (h.squeeze(1), c.squeeze(1))
-        h, c = check_state(hx, expected, self._cells["l0"].weight_hh.dtype)
+            h, c = first.initial_state(count * batch, x)
+            return h.unflatten(0, (count, batch)), c.unflatten(0, (count, batch))
+        sizes = (count, batch) if batched else (count,)
+        h, c = check_state(hx, sizes, first.output_size, first.hidden_size, first.weight_hh.dtype)
         return (h, c) if batched else (h.unsqueeze(1), c.unsqueeze(1))
 
     def _run(self, x: Tensor, start: State, lengths: Tensor | None) -> tuple[Tensor, State]:
@@ -239,19 +239,29 @@ class ERU(LSTMNames):
         if lengths is not None:
             x = without_padding(x, lengths)
         recurrence = partial(self._recurrence, lengths=lengths)
+        # One evaluated step is the cell's own, which has less to prepare. No traced graph may depend on the length.
+        evaluates = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        alone = evaluates and self.backend == "auto" and lengths is None and len(x) == 1
         ends: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in self._directions:
                 cell = self._cells[f"l{layer}{direction}"]
                 h, c = (part[len(ends)] for part in start)
-                y, end = cell(flip(x, lengths) if direction else x, (h, c), recurrence=recurrence)
-                outputs.append(flip(y, lengths) if direction else y)
+                if alone:
+                    end = cell(x[0], (h, c))
+                    y = end[0].unsqueeze(0)
+                else:
+                    y, end = cell(flip(x, lengths) if direction else x, (h, c), recurrence=recurrence)
+                    y = flip(y, lengths) if direction else y
+                outputs.append(y)
                 ends.append(end)
             x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
             if layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
-        h_n, c_n = (torch.stack(parts) for parts in zip(*ends, strict=True))
+        h_n, c_n = (
+            parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts) for parts in zip(*ends, strict=True)
+        )
         return x, (h_n, c_n)
 
     def _recurrence(

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eru import ERU, EESPGates
+from eru import ERU, EESPGates, ERUCell, kernels
 from eru.sizes import fit_sizes
 
 quick = settings(max_examples=30, deadline=None)
+needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=f"eru.kernels: {kernels.refusal()}")
 
 
 def convolutions(unit, x):
@@ -62,8 +65,8 @@ def sequences(draw):
 
 
 def gradients(out, *tensors):
-    generator = torch.Generator().manual_seed(0)
-    return torch.autograd.grad(out, tensors, torch.randn(out.shape, generator=generator, dtype=out.dtype))
+    top = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.autograd.grad(out, tensors, top.to(out.dtype))
 
 
 def check_equal(one, other, *tensors):
@@ -89,13 +92,80 @@ def test_one_dense_matrix_equals_the_convolutions(case):
     check_equal(F.linear(x, unit.dense_weight()), convolutions(unit, x), *unit.parameters())
 
 
+def in_float32(unit):
+    return copy.deepcopy(unit).float()
+
+
+@needs_kernels
+@given(case=sequences())
+@quick
+def test_the_compiled_ways_equal_the_convolutions_in_values_and_gradients(case):
+    """In float32: the dense matrix where there is something to learn, else rows one by one."""
+    precise, steps, batch = case
+    unit = in_float32(precise)
+    x = torch.randn(steps, batch, unit.input_size, requires_grad=True)
+    bias = torch.randn(unit.output_size)
+    expected = convolutions(precise, x.double()) + bias
+    scale = 1e-5 * (1 + expected.abs().max().item())
+    assert unit._runs_in_c(x)
+    with torch.no_grad():
+        for out in (unit(x, bias), torch.stack([unit(step, bias) for step in x])):
+            torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=scale)
+    found = gradients(unit(x, bias), x, *unit.parameters())
+    for one, other in zip(found, gradients(expected, x, *precise.parameters()), strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-4, atol=1e-5 * (1 + other.abs().max().item()))
+
+
+@needs_kernels
+def test_the_compiled_matrix_can_be_differentiated_twice():
+    unit, x = EESPGates(12, 64), torch.randn(70, 12)
+    nn.init.normal_(unit.branch_weight)
+    precise = copy.deepcopy(unit).double()
+
+    def second(unit, x):
+        weights = list(unit.parameters())
+        first = torch.autograd.grad(unit(x).sin().sum(), weights, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), weights)
+
+    for one, other in zip(second(unit, x), second(precise, x.double()), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-4 * other.abs().max().item())
+
+
+@needs_kernels
+@pytest.mark.parametrize("bias", [True, False])
+@given(m=st.integers(1, 20), size=st.integers(1, 12), groups=st.sampled_from([1, 2, 3]), batch=st.integers(1, 5))
+@quick
+def test_a_step_in_one_call_equals_the_plain_one(bias, m, size, groups, batch):
+    cell = ERUCell(m, groups * size, bias=bias, recurrent_groups=groups).eval()
+    x, state = torch.randn(batch, m), (torch.randn(batch, groups * size), torch.randn(batch, groups * size))
+    expected = copy.deepcopy(cell).double()(x.double(), (state[0].double(), state[1].double()))
+    unit = cell.input_transform
+    with torch.no_grad():
+        assert unit.step_in_c(x, cell.bias, cell.weight_hh, *state) is not None
+        for one, other in zip(cell(x, state), expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
+def test_what_hangs_on_the_map_is_at_work_in_an_evaluated_step():
+    cell, x, calls = ERUCell(8, 16).eval(), torch.randn(2, 8), []
+    with torch.no_grad():
+        plain = cell(x)
+        handle = cell.input_transform.register_forward_hook(lambda *call: calls.append(1) or 2 * call[2])
+        assert not torch.equal(cell(x)[0], plain[0])
+        assert calls == [1]
+        handle.remove()
+        torch.nn.utils.parametrizations.weight_norm(cell.input_transform, "reduce_weight")
+        torch.testing.assert_close(cell(x), plain)
+
+
 @given(m=st.integers(1, 40), size=st.integers(1, 40), taps=st.sampled_from([1, 3, 5]), batch=st.integers(1, 3))
 @quick
 def test_composed_matrix_equals_the_direct_way_on_both_sides_of_the_threshold(m, size, taps, batch):
     unit = EESPGates(m, 4 * size, kernel_size=taps, dtype=torch.float64)
     nn.init.normal_(unit.branch_weight)
     composed, calls = unit._composed, []
-    unit._composed = lambda: calls.append(1) or composed()
+    unit._composed = lambda *weights: calls.append(1) or composed(*weights)
     unit.eval()  # in training the first call looks at the whole matrix
     steps = -(-size // batch)
     x = torch.randn(steps, batch, m, dtype=torch.float64)

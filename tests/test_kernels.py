@@ -23,7 +23,7 @@ def rebuilt():
 
     def forget() -> None:
         kernels._load.cache_clear()
-        kernels._call.cache_clear()
+        kernels.call.cache_clear()
 
     forget()
     yield

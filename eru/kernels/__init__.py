@@ -1,8 +1,9 @@
 """Kernels in C, compiled once for this machine by its own compiler, if it has one.
 
-An LSTM over a whole sequence with its products (sequence.c), one step of it without them, and the cross-entropy of a
-softmax (kernels.c). Where torch would walk over the same small arrays ten times a step, they do so once. Nothing
-depends on them: where there is no compiler the callers take torch's operators.
+An LSTM over a whole sequence with its products (sequence.c), one step of it without them, the cross-entropy of a
+softmax (kernels.c), and the ERU's input map (gates.c, called by :mod:`eru.kernels.gates`). Where torch would walk over
+the same small arrays ten times, they do so once. Nothing depends on them: where there is no compiler the callers take
+torch's operators.
 """
 
 import ctypes
@@ -27,7 +28,7 @@ from eru.storage import atomic_write, cache_dir, make_cache_folder
 
 __all__ = ["cross_entropy_", "lstm_backward", "lstm_forward", "refusal", "sequence_backward", "sequence_forward"]
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("elementwise.h", "kernels.c", "sequence.c")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("elementwise.h", "kernels.c", "sequence.c", "gates.c")]
 _FLAGS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _pointer = ctypes.c_void_p
@@ -38,6 +39,10 @@ _SIGNATURES = {
     "cross_entropy": (ctypes.c_double, [_size, _size, *[_pointer] * 3, ctypes.c_float, *[_pointer] * 2]),
     "sequence_forward": (None, [*[_size] * 5, ctypes.c_int, *[_pointer] * 8, _size, _pointer, _size]),
     "sequence_backward": (None, [*[_size] * 5, ctypes.c_int, *[_pointer] * 13]),
+    "gates_rows": (None, [_pointer, _size, *[_pointer] * 5]),
+    "cell_step": (None, [_pointer, _size, _size, *[_pointer] * 10]),
+    "gates_dense": (None, [_pointer] * 5),
+    "gates_dense_backward": (None, [_pointer] * 8),
 }
 
 
@@ -59,7 +64,7 @@ def lstm_forward(
     """One step of an LSTM, as :func:`eru.recurrence.torch_step.lstm_forward` does it with torch's operators."""
     rows, size = before.shape
     tensors = (gates, recurrent, before, activated, cells, hidden)
-    _call("lstm_forward", gates.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
+    call("lstm_forward", gates.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
 
 
 def lstm_backward(
@@ -68,7 +73,7 @@ def lstm_backward(
     """The gradient of one step, as :func:`eru.recurrence.torch_step.lstm_backward` computes it."""
     rows, size = before.shape
     tensors = (grad_hidden, grad_cells, activated, before, cells, grad_raw)
-    _call("lstm_backward", grad_raw.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
+    call("lstm_backward", grad_raw.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
 
 
 def sequence_forward(
@@ -85,9 +90,9 @@ def sequence_forward(
     """All steps of an LSTM in float32, as :func:`eru.recurrence.cpu_steps.forward` takes them."""
     # The numbers from one step to the next: none where a step is written over the last.
     kept, cells_kept = (x.stride(0) if len(x) > 1 else 0 for x in (activated, cells))
-    inputs = _contiguous(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
+    inputs = contiguous(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
     run = _sequence("sequence_forward", gates, weight_hh, h0, c0)
-    run(*map(_address, (*inputs, hidden, activated)), kept, cells.data_ptr(), cells_kept)
+    run(*map(address, (*inputs, hidden, activated)), kept, cells.data_ptr(), cells_kept)
 
 
 def sequence_backward(
@@ -106,24 +111,24 @@ def sequence_backward(
     grad_c0: Tensor,
 ) -> None:
     """The gradients of all steps in float32, as :func:`eru.recurrence.cpu_steps.backward` computes them."""
-    inputs = _contiguous(grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends)
+    inputs = contiguous(grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends)
     run = _sequence("sequence_backward", grad_hidden, weight_hh, grad_h0, c0)
-    run(*map(_address, (*inputs, activated, cells, grad_gates, projected, grad_h0, grad_c0)))
+    run(*map(address, (*inputs, activated, cells, grad_gates, projected, grad_h0, grad_c0)))
 
 
 def _sequence(name: str, steps: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor) -> Callable[..., None]:
     """The C function of a whole sequence, given its sizes T, B, H, P and R, and the number of threads."""
     (batch, out), size = h.shape, c.shape[1]
     sizes = (len(steps), batch, size, out, out // weight_hh.shape[1])
-    return partial(_call(name), *sizes, torch.get_num_threads())
+    return partial(call(name), *sizes, torch.get_num_threads())
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors as C reads them; what is a copy must be held until it has been read."""
     return [None if x is None else x.contiguous() for x in tensors]
 
 
-def _address(x: Tensor | None) -> int | None:
+def address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
@@ -139,7 +144,7 @@ def cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[flo
     rows, size = products.shape
     if rows and not 0 <= int(targets.min()) <= int(targets.max()) < size:
         raise IndexError(f"targets from {int(targets.min())} to {int(targets.max())}: must be from 0 to {size - 1}")
-    function = _call("cross_entropy", products.dtype)
+    function = call("cross_entropy", products.dtype)
 
     def part(begin: int, end: int) -> tuple[float, Tensor]:
         grad_bias, scratch = torch.zeros(2, size)
@@ -166,7 +171,7 @@ _reason._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAc
 
 
 @cache
-def _call(name: str, dtype: torch.dtype | None = None) -> Any:
+def call(name: str, dtype: torch.dtype | None = None) -> Any:
     """The C function of that name; of those that there are for several types, the one for this type."""
     library, reason = _load()
     if library is None:

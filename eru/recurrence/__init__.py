@@ -127,7 +127,7 @@ def resolve_backend(backend: str, gates: Tensor, *, has_mask: bool = False) -> s
         if reason is None:
             return backend
         warn_once(f"{source}={backend!r} cannot run: {reason}; another way is taken", stacklevel=3)
-    if gates.shape[0] == 1:
+    if gates.shape[0] == 1 and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
         return "naive"
     if _is_exporting():
         return "export"

@@ -29,12 +29,14 @@ def lstm_scan(
     tensors = (gates, weight_hh, h0, c0, weight_hr)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     compiled = kernels.refusal(gates.dtype) is None
-    hidden, c, _, _ = _run_forward(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled)
+    # An operator costs as much as a step of a small layer: without a backward or a tracer its work is done directly.
+    direct = not keep and type(gates) is Tensor and not torch.compiler.is_compiling()
+    run = _forward if direct else _run_forward
+    hidden, c, _, _ = run(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled)
     return hidden, c
 
 
-@torch.library.custom_op("eru::lstm_scan", mutates_args=())
-def _run_forward(
+def _forward(
     gates: Tensor,
     weight_hh: Tensor,
     h0: Tensor,
@@ -51,11 +53,15 @@ def _run_forward(
     # What nobody will read again is written over at every step.
     activated = c0.new_empty(length if keep else 1, batch, 4, c0.shape[1])
     cells = c0.new_empty(length if keep or ends is not None else 1, *c0.shape)
-    one_call = compiled and gates.dtype == torch.float32
+    # A single step would have the weights laid out anew for one product.
+    one_call = compiled and gates.dtype == torch.float32 and length > 1
     run = kernels.sequence_forward if one_call else partial(cpu_steps.forward, compiled=compiled)
     run(gates, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells)
     last = cells[-1].clone() if ends is None else naive.at(ends, cells)
     return hidden, last, activated, cells if keep else cells[:1]
+
+
+_run_forward = torch.library.custom_op("eru::lstm_scan", mutates_args=())(_forward)
 
 
 @_run_forward.register_fake

@@ -102,14 +102,17 @@ def test_over_time_the_branches_see_the_past_across_calls(forms, pieces):
         output, state = rnn(piece, state)
         outputs.append(output)
     assert state[2].shape == (8, 2, 4, unit.width)
-    reduced = unit._reduce(x.flatten(0, 1)).view(4, 11, 2, -1).permute(2, 0, 3, 1).flatten(1, 2)  # (B, S d, T)
+    reduced = unit._reduce(x.flatten(0, 1), unit.reduce_weight).view(4, 11, 2, -1)
+    reduced = reduced.permute(2, 0, 3, 1).flatten(1, 2)  # (B, S d, T)
     fused, total = [], 0
     for weight, d in zip(unit.branch_weight.chunk(4), unit.dilations, strict=True):
         padded = torch.nn.functional.pad(reduced, (2 * d, 0))
         total = total + torch.nn.functional.conv1d(padded, weight, dilation=d, groups=reduced.shape[1])
         fused.append(total.unflatten(1, (4, -1)))
     rows = torch.stack(fused).permute(0, 4, 1, 2, 3).flatten(1, 2)
-    torch.testing.assert_close(torch.cat(gates).flatten(0, 1), unit._expand(rows).transpose(0, 1).flatten(1))
+    torch.testing.assert_close(
+        torch.cat(gates).flatten(0, 1), unit._expand(rows, unit.expand_weight).transpose(0, 1).flatten(1)
+    )
     torch.testing.assert_close(torch.cat(outputs), rnn(x)[0])
 
 

@@ -1,0 +1,82 @@
+"""The ERU's input map in C (gates.c): rows one by one, and the whole map as one matrix with its gradients."""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eru import kernels
+
+MOST_BRANCHES = 16
+Weights = tuple[Tensor, Tensor, Tensor]
+"""Those of reduce, branches and expand."""
+
+
+class Unit(ctypes.Structure):
+    """The sizes of a map, as C reads them."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("gates", "size", "inputs", "width", "branches", "groups")),
+        *((name, ctypes.c_size_t) for name in ("expand_groups", "taps", "fusion")),
+        ("dilations", ctypes.c_size_t * MOST_BRANCHES),
+    ]
+
+
+@cache
+def unit(*sizes: int, dilations: tuple[int, ...]) -> int:
+    """The address of the structure of these sizes, given in the order of its fields; it is never freed."""
+    made = Unit(*sizes, (ctypes.c_size_t * MOST_BRANCHES)(*dilations))
+    _units.append(made)
+    return ctypes.addressof(made)
+
+
+_units: list[Unit] = []
+
+
+def rows(sizes: int, x: Tensor, weights: Weights, outputs: int) -> Tensor:
+    """Gates (N, S H) of the rows (N, M), for few rows and without a gradient."""
+    x, *held = kernels.contiguous(x, *weights)
+    gates = x.new_empty(len(x), outputs)
+    kernels.call("gates_rows")(sizes, len(x), *map(kernels.address, (x, *held, gates)))
+    return gates
+
+
+def cell_step(
+    sizes: int, x: Tensor, weights: Weights, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step of a cell without a projection, without a gradient: x (B, M) and (h, c) -> the next (h, c)."""
+    held = kernels.contiguous(x, *weights, bias, weight_hh, h, c)
+    out = x.new_empty(c.shape), x.new_empty(c.shape)
+    groups = h.shape[1] // weight_hh.shape[1]
+    kernels.call("cell_step")(sizes, len(x), groups, *map(kernels.address, (*held, *out)))
+    return out
+
+
+class Dense(torch.autograd.Function):
+    """The map as one matrix (S H, M)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, sizes: int, shape: tuple[int, int], plain: Callable[..., Tensor], *weights: Tensor
+    ) -> Tensor:
+        """Compute it; ``plain`` computes it from the weights with torch's operators, for second derivatives."""
+        ctx.sizes, ctx.plain = sizes, plain
+        ctx.save_for_backward(*weights)
+        held, dense = kernels.contiguous(*weights), weights[0].new_empty(shape)
+        kernels.call("gates_dense")(sizes, *map(kernels.address, (*held, dense)))
+        return dense
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        """The gradients of the three weights."""
+        weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # They are to be differentiated again. Views, for a weight may have a history.
+            views = [weight.view_as(weight) for weight in weights]
+            return None, None, None, *torch.autograd.grad(ctx.plain(*views), views, grad, create_graph=True)
+        held = kernels.contiguous(grad, *weights)
+        grads = [weight.new_empty(weight.shape) for weight in weights]
+        kernels.call("gates_dense_backward")(ctx.sizes, *map(kernels.address, (*held, *grads)))
+        return None, None, None, *grads
