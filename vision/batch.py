@@ -8,11 +8,11 @@ from eru.training import Progress
 from vision.answers import Answer
 from vision.backbone import SMALLEST_SIDE
 from vision.pictures import list_pictures, open_picture, picture_suffixes, require_pillow
-from vision.predict import Predictor
+from vision.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Answered:
     """What was said about one file.
 
     Attributes:
@@ -41,9 +41,9 @@ class Failure:
     reason: str
 
 
-def predict_files(
+def answer_files(
     predictor: Predictor, paths: Sequence[str | Path], out: str | Path | None = None, *, quiet: bool = False
-) -> Iterator[Prediction | Failure]:
+) -> Iterator[Answered | Failure]:
     """Predict files and folders of pictures, one at a time; one that fails does not stop the others.
 
     What shows an answer is ``NAME.png`` (labels, overlay or boxes); for segmentation there is ``NAME.mask.png``,
@@ -58,7 +58,7 @@ def predict_files(
         quiet: Show no progress bar. There is none for a single file, nor where stderr is not a terminal.
 
     Yields:
-        A :class:`Prediction` or a :class:`Failure` for every file, in order.
+        A :class:`Answered` or a :class:`Failure` for every file, in order.
 
     Raises:
         ValueError: ``out`` does not fit ``paths``, a folder has no pictures, the model does not fit its dataset, or
@@ -69,11 +69,11 @@ def predict_files(
     targets = [None] * len(files) if out is None else _targets(paths, files, Path(out))
     with Progress(len(files), unit="pictures", quiet=quiet or len(files) == 1) as progress:
         for file, target in zip(files, targets, strict=True):
-            yield _predict_file(predictor, file, target)
+            yield _answer_file(predictor, file, target)
             progress.advance()
 
 
-def _predict_file(predictor: Predictor, file: Path, target: Path | None) -> Prediction | Failure:
+def _answer_file(predictor: Predictor, file: Path, target: Path | None) -> Answered | Failure:
     """Open a file, ask, and save the answer; what is wrong with this one file is said, and nothing else caught."""
     try:
         picture = open_picture(file)
@@ -90,7 +90,7 @@ def _predict_file(predictor: Predictor, file: Path, target: Path | None) -> Pred
         written = () if target is None else answer.save(target)
     except OSError as error:
         return Failure(file, f"{file}: its answer cannot be written to {target}: {error.strerror or error}")
-    return Prediction(file, answer, "first_of_many" in picture.info, written)
+    return Answered(file, answer, "first_of_many" in picture.info, written)
 
 
 def _targets(paths: Sequence[str | Path], files: Sequence[Path], out: Path) -> list[Path]:
