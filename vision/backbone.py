@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eru import EESP2d
 from eru.eesp import Convolution
-from vision.downsampling import PublishedDown
-from vision.layers import ConvNormAct, init_weights
+from vision.layers import ConvNormAct, PublishedDown, init_weights
 
 WIDTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 LEVELS = 5
@@ -102,7 +101,7 @@ class ESPNetv2(nn.Module):
             default.
         image_levels: Levels whose strided unit is fed the image. Level 5 of the published classifiers is not, that of
             the detectors is. Where it is not, the shortcut is held all the same, see
-            :class:`vision.downsampling.PublishedDown`.
+            :class:`vision.layers.PublishedDown`.
         convolution: Kind of the branches' convolutions; ablation of Table 5, see :class:`eru.EESP`.
         fusion: Whether there is hierarchical feature fusion; ablation of Table 6.
         shortcut: Whether to build the long-range shortcuts to the image; ablation of Table 6.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eru.eesp import Convolution
-from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, norm_act, resize
+from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, norm_and_prelu, resize
 from vision.network import Network
 
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
@@ -84,7 +84,7 @@ class Segmenter(Network):
         self.skips = nn.ModuleList(
             EfficientPointwise(size, planes, **place) for size, planes in zip(finer, _PLANES, strict=True)
         )
-        self.merges = nn.ModuleList(norm_act(planes, **place) for planes in _PLANES)
+        self.merges = nn.ModuleList(norm_and_prelu(planes, **place) for planes in _PLANES)
         init_weights(self)
 
     def reset_classifier(self, num_classes: int) -> None:
