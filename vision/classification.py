@@ -20,11 +20,7 @@ class Classifier(Network):
         in_channels: Channels of the image.
         multi_label: Whether a picture may have several labels, or none: :meth:`probabilities` are then independent.
         dropout: Probability that an averaged feature is dropped in training.
-        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
-        fusion: Ablation of Table 6.
-        shortcut: Ablation of Table 6.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; output (N, num_classes), logits.

@@ -30,11 +30,7 @@ class Segmenter(Network):
         in_channels: Channels of the image.
         pyramid_width: Channels inside of the pyramids. By default half the number of classes, but at least the 10 of
             the published networks and at most 16.
-        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
-        fusion: Ablation of Table 6.
-        shortcut: Ablation of Table 6.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; output ``{"out": (N, num_classes, H, W)}``, logits, as
@@ -76,9 +72,10 @@ class Segmenter(Network):
             raise ValueError(f"pyramid_width={pyramid_width}: must be at least 1")
         self.pyramid_width = pyramid_width
         coarsest, *finer = reversed(self.feature_info.channels())
+        # Each pyramid takes what the one before it gives, the first one the coarsest map.
         self.pyramids = nn.ModuleList(
-            EfficientPyramid(size, planes, pyramid_width, SCALES, **place)
-            for size, planes in zip((coarsest, *_PLANES), _PLANES, strict=False)
+            EfficientPyramid(before, planes, pyramid_width, SCALES, **place)
+            for before, planes in zip((coarsest, *_PLANES[:-1]), _PLANES, strict=True)
         )
         self.pyramids.append(EfficientPyramid(_PLANES[-1], num_classes, pyramid_width, SCALES, last=True, **place))
         self.skips = nn.ModuleList(
@@ -91,9 +88,8 @@ class Segmenter(Network):
         """Make a new last convolution for other classes; the decoder stays as it is."""
         self._take_classes(num_classes, least=1)
         old = self.get_classifier()
-        self.pyramids[-1].expand = nn.Conv2d(
-            old.in_channels, num_classes, 1, device=old.weight.device, dtype=old.weight.dtype
-        )
+        like: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+        self.pyramids[-1].expand = nn.Conv2d(old.in_channels, num_classes, 1, **like)
         init_weights(self.get_classifier())
 
     def get_classifier(self) -> nn.Conv2d:
