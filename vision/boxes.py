@@ -37,14 +37,9 @@ def to_centres(boxes: Tensor) -> Tensor:
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of every box with every other one; that of two empty boxes is 0.
+    """Intersection over union (..., n, m) of boxes (..., n, 4) with others (..., m, 4), all in corner form.
 
-    Args:
-        boxes: (..., n, 4) in corner form.
-        others: (..., m, 4) in corner form.
-
-    Returns:
-        (..., n, m).
+    That of two empty boxes is 0.
 
     Example:
         >>> iou(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.6, 0.6, 1.0, 1.0]]))
@@ -72,7 +67,7 @@ def make_priors(
     Args:
         size: Height and width of the picture in pixels.
         maps: Height and width of each map.
-        device: Where to make them.
+        device: Device of the priors.
 
     Returns:
         (P, 4), float32.
@@ -115,9 +110,7 @@ def make_priors(
 def encode(boxes: Tensor, priors: Tensor) -> Tensor:
     r"""Offsets that turn priors into boxes: :math:`(c - c_p) / (0.1\, s_p)` and :math:`\ln(s / s_p) / 0.2`.
 
-    Args:
-        boxes: (..., 4) in centre form, of positive size.
-        priors: (..., 4) in centre form.
+    Both are (..., 4) in centre form, with centres c and sizes s, which are positive.
 
     Example:
         >>> encode(torch.tensor([0.5, 0.5, 0.25, 0.5]), torch.tensor([0.25, 0.5, 0.25, 0.5])).tolist()

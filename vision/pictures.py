@@ -16,13 +16,10 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def require_pillow() -> None:
-    """Say where Pillow comes from, if it is not here.
+    """Say where Pillow comes from, if it is not installed.
 
     Raises:
         ValueError: Pillow is not installed.
-
-    Example:
-        >>> require_pillow()
     """
     if find_spec("PIL") is None:
         raise ValueError("pictures need Pillow, which is not installed: it comes with eru's extra 'vision'")
@@ -106,7 +103,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _read(path: Path) -> "Image":
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if not path.stat().st_size:
         raise ValueError("the file is empty")
@@ -114,18 +111,13 @@ def _read(path: Path) -> "Image":
         file.load()
         # A second picture in a photograph's file is a preview of the first, or its depth.
         several = file.format != "MPO" and getattr(file, "is_animated", False)
-        picture = _to_rgb(_upright(file))
+        try:
+            upright = ImageOps.exif_transpose(file)
+        except Exception:  # damaged EXIF data says nothing about the pixels
+            upright = file
+        picture = _to_rgb(upright)
     picture.info = {"first_of_many": True} if several else {}
     return picture
-
-
-def _upright(picture: "Image") -> "Image":
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # damaged EXIF data says nothing about the pixels
-        return picture.copy()
 
 
 def _to_rgb(picture: "Image") -> "Image":

@@ -79,7 +79,7 @@ def create_model(
             ``"DEFAULT"`` is the published classifier of the same width.
         features_only: Whether to build the backbone alone, which gives a list of maps.
         out_indices: Which maps, with ``features_only``; levels below the last one named are not built.
-        device: Where the parameters live.
+        device: Device of the parameters.
         dtype: Type of the parameters.
         options: Options of the model's class: ``in_channels``, ``multi_label``, ``fusion``, ``shortcut``, ... A file
             that :func:`vision.save_weights` wrote knows those of its model, and the number of its classes.

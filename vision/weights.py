@@ -123,8 +123,8 @@ def list_weights(model: str | None = None) -> list[str]:
     return [name for name, weights in WEIGHTS.items() if model in (None, weights.model)]
 
 
-# The key table. Each name is rewritten by the first rule of each block that fits, block after block. An EESP unit keeps
-# its branches in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
+# The key table: each name is rewritten by the first rule that fits of _MODELS, then of _BACKBONE, then of _PARTS. An
+# EESP unit keeps its branches in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
 _MODELS = (
     (r"^base_net\.basenet\.", r"backbone."),  # of a detector
     (r"^base_net\.level", r"backbone.level"),  # of a segmenter
