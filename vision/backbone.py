@@ -24,14 +24,11 @@ _UNIT_LIMITS = {3: 9, 4: 7, 5: 5}
 
 
 def channels(width: float) -> tuple[int, ...]:
-    """Channels of the five levels, and of the map that a classifier pools (Table 2).
+    """Channels of the five levels, and of the map that a classifier pools, for a width s (Table 2).
 
     The base is 32 times the width, rounded up to a multiple of 4, so widths a few hundredths apart may be one and the
     same network. Where the paper's division into branches and groups does not fit the channels, the units choose
     another one.
-
-    Args:
-        width: The paper's s, a number above 0.
 
     Raises:
         ValueError: The width is not a number above 0.

@@ -1,4 +1,14 @@
-"""Files and folders of pictures, predicted one at a time."""
+"""Files and folders of pictures, answered one at a time.
+
+A picture goes from its file to its overlay in these steps:
+
+1. :func:`answer_files` lists the files and decides where what shows each answer is written.
+2. :func:`vision.pictures.open_picture` reads one file as an RGB picture.
+3. The :class:`vision.Predictor` makes the network's input of it (:class:`vision.Preprocessing`), runs the network, and
+   puts what it gives into the picture's size: an :class:`vision.answers.Answer`.
+4. ``Answer.save`` writes what ``Answer.render`` gives: the picture with the answer drawn in by :mod:`vision.drawing`,
+   and for a segmentation also the mask.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +23,9 @@ from vision.predictor import Predictor
 
 @dataclass(frozen=True)
 class Answered:
-    """What was said about one file.
+    """A file, and what the model says about it.
 
     Attributes:
-        path: The file.
-        answer: What the model says.
         first_of_many: Whether the file holds more pictures, of which only the first was looked at.
         written: The files that show the answer.
     """
@@ -30,12 +38,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file about which nothing can be said.
-
-    Attributes:
-        path: The file.
-        reason: Why, in one line that names the file.
-    """
+    """A file about which nothing can be said, and the reason in one line that names the file."""
 
     path: Path
     reason: str
@@ -44,7 +47,7 @@ class Failure:
 def answer_files(
     predictor: Predictor, paths: Sequence[str | Path], out: str | Path | None = None, *, quiet: bool = False
 ) -> Iterator[Answered | Failure]:
-    """Predict files and folders of pictures, one at a time; one that fails does not stop the others.
+    """Answer about files and folders of pictures, one at a time; one that fails does not stop the others.
 
     What shows an answer is ``NAME.png`` (labels, overlay or boxes); for segmentation there is ``NAME.mask.png``,
     too, whose values are the classes. No input is ever overwritten.
@@ -74,7 +77,7 @@ def answer_files(
 
 
 def _answer_file(predictor: Predictor, file: Path, target: Path | None) -> Answered | Failure:
-    """Open a file, ask, and save the answer; what is wrong with this one file is said, and nothing else caught."""
+    """Open a file, ask the predictor, and save its answer; only what is wrong with this file becomes a failure."""
     try:
         picture = open_picture(file)
     except ValueError as error:
@@ -94,7 +97,7 @@ def _answer_file(predictor: Predictor, file: Path, target: Path | None) -> Answe
 
 
 def _targets(paths: Sequence[str | Path], files: Sequence[Path], out: Path) -> list[Path]:
-    """The file ``NAME.png`` of every picture."""
+    """Choose the file ``NAME.png`` of every picture."""
     taken = {_key(file) for file in files}
     if out.suffix.lower() == ".png" and not out.is_dir():
         if len(files) > 1 or Path(paths[0]).is_dir():
@@ -118,10 +121,10 @@ def _targets(paths: Sequence[str | Path], files: Sequence[Path], out: Path) -> l
 
 
 def _keys(target: Path) -> set[str]:
-    """All that may be written for a picture."""
+    """Return the keys of all files that may be written for a picture."""
     return {_key(target), _key(target.with_suffix(".mask.png"))}
 
 
 def _key(path: Path) -> str:
-    """What tells files apart on every system, those that take A and a for one letter included."""
+    """Return what tells files apart on every system, also on those that take A and a for one letter."""
     return str(path.resolve()).casefold()

@@ -150,11 +150,8 @@ class PublishedDown(StridedEESP):
     the image is not fed, the whole shortcut. The paper's parameter counts include them. They are held here, frozen, so
     that published files load strictly and the counts agree.
 
-    Args:
-        in_channels: M, the channels of the input.
-        out_channels: N > M.
-        feed_image: Whether the shortcut is used. The published classifiers hold one at level 5 that is not.
-        options: Further options of :class:`eru.StridedEESP`.
+    ``feed_image`` says whether the shortcut is used; the published classifiers hold one at level 5 that is not. The
+    ``options`` are further ones of :class:`eru.StridedEESP`.
 
     Example:
         >>> down = PublishedDown(16, 32, shortcut_channels=3, feed_image=False)
@@ -173,7 +170,7 @@ class PublishedDown(StridedEESP):
             self.shortcut.requires_grad_(False)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Halve (N, M, H, W); ``image`` feeds the shortcut, where it is fed at all."""
+        """Halve (N, M, H, W); the image feeds the shortcut, if it is fed at all."""
         return super().forward(x, image) if self.feed_image else self.activation(self.halve(x))
 
 

@@ -15,10 +15,7 @@ _NOT_OPTIONS = {"num_classes", "depth", "image_levels", "out_indices", "device",
 
 
 def option_names(build: Callable[..., nn.Module]) -> list[str]:
-    """The options of a model's class: the arguments of its constructor that shape it.
-
-    Args:
-        build: :class:`vision.ESPNetv2` or a class of whole models.
+    """The options of :class:`vision.ESPNetv2` or of a class of whole models: what shapes them in their constructor.
 
     Example:
         >>> option_names(ESPNetv2)

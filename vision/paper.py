@@ -16,7 +16,7 @@ from eru.complexity import stages
 from eru.eesp import EESP
 from eru.esp import EESPA, ESP
 from eru.sizes import receptive_field_limit
-from vision.backbone import channels
+from vision.backbone import WIDTHS, channels
 from vision.detection import Detector
 from vision.registry import create_model
 from vision.weights import model_name
@@ -24,14 +24,8 @@ from vision.weights import model_name
 Verdict = Literal["equal", "differs"]
 UNITS = {"": 1, "M": 10**6, "B": 10**9, "x": 1}
 
-_TABLE_2 = {
-    0.5: ("1.24", "28"),
-    1.0: ("1.67", "86"),
-    1.25: ("1.97", "123"),
-    1.5: ("2.31", "169"),
-    1.75: ("3.03", "224"),
-    2.0: ("3.49", "284"),
-}
+# Millions of parameters and of FLOPs, by width; the last is the largest network of Fig. 3c.
+_TABLE_2 = ("1.24 28", "1.67 86", "1.97 123", "2.31 169", "3.03 224", "3.49 284", "5.9 602")
 _TABLE_3 = {"voc": {256: "0.6", 384: "1.4", 512: "2.5"}, "coco": {256: "0.7", 384: "1.6", 512: "2.8"}}
 # What the authors' model tables print of s = 2.0: parameters, then FLOPs by height and width of the image.
 _SEGMENTERS = {
@@ -40,6 +34,8 @@ _SEGMENTERS = {
 }
 _DETECTORS = {"voc": ("4.75", {300: "0.9", 512: "2.5"}), "coco": ("5.81", {300: "1.1", 512: "3.2"})}
 _DATASETS = {"voc": "PASCAL VOC", "city": "Cityscapes", "coco": "MS COCO"}
+
+_SEG, _SSD = "espnetv2_200_seg_", "espnetv2_200_ssd_"
 
 _CUT_OFF = "the paper rounds most figures, but cuts this one off"
 
@@ -105,6 +101,14 @@ def counts(name: str, height: int, width: int, **options: Any) -> tuple[int, int
     return parameters(model), multiply_adds(model, height, width)
 
 
+def _flops(
+    title: str, label: str, printed: str, unit: str, name: str, height: int, width: int, note: str = "", **options: Any
+) -> Row:
+    """Compare the printed multiply-adds of a model with ours."""
+    _, work = counts(name, height, width, **options)
+    return Row(title, f"{label}, FLOPs", printed, work, unit, note)
+
+
 def reach(convolution: nn.Module, in_channels: int) -> int:
     """Side of the square that an impulse spreads over; the weights, biases not among them, become ones.
 
@@ -126,23 +130,17 @@ def table_1() -> list[Row]:
     n, c, out, g, r = 3, 8, 16, 4, 4
     title = f"Table 1: convolutions of n = {n}, c = {c}, c' = {out}, g = {g}, r = {r} (formulas evaluated)"
 
-    def separable(dilation: int) -> nn.Module:
+    def separable(dilation: int) -> nn.Module:  # depth-wise, then point-wise
         reduced = nn.Conv2d(c, c, n, padding=dilation * (n // 2), dilation=dilation, groups=c, bias=False)
         return nn.Sequential(reduced, nn.Conv2d(c, out, 1, bias=False))
 
     same: dict[str, Any] = {"padding": n // 2, "bias": False}
+    apart = n**2 * c + c * out
     kinds = [
         ("standard", "n^2 c c'", n**2 * c * out, "n", n, nn.Conv2d(c, out, n, **same)),
         ("group", "n^2 c c' / g", n**2 * c * out // g, "n", n, nn.Conv2d(c, out, n, groups=g, **same)),
-        ("depth-wise separable", "n^2 c + c c'", n**2 * c + c * out, "n", n, separable(1)),
-        (
-            "depth-wise dilated separable",
-            "n^2 c + c c'",
-            n**2 * c + c * out,
-            "(n - 1) r + 1",
-            (n - 1) * r + 1,
-            separable(r),
-        ),
+        ("depth-wise separable", "n^2 c + c c'", apart, "n", n, separable(1)),
+        ("depth-wise dilated separable", "n^2 c + c c'", apart, "(n - 1) r + 1", (n - 1) * r + 1, separable(r)),
     ]
     rows = []
     for kind, formula, weights, field_formula, field, convolution in kinds:
@@ -172,7 +170,8 @@ def table_2() -> list[Row]:
     """The classifiers, and the largest one, of Fig. 3c."""
     title = "Table 2 and Fig. 3c: classifiers, images of 224x224"
     rows = []
-    for width, (size, cost) in (_TABLE_2 | {3.0: ("5.9", "602")}).items():
+    for width, printed in zip(WIDTHS, _TABLE_2, strict=True):
+        size, cost = printed.split()
         weights, work = counts(model_name(width), 224, 224)
         label = f"{'Fig. 3c, ' if width == 3 else ''}s = {width}, channels {'-'.join(map(str, channels(width)))}"
         rows.append(Row(title, f"{label}, parameters", size, weights, "M", _CUT_OFF if width == 2 else ""))
@@ -182,28 +181,26 @@ def table_2() -> list[Row]:
 
 def figure_7() -> list[Row]:
     """The segmenters of the figure: s = 2.0."""
-    rows = []
-    for dataset, height, width, printed in (("voc", 384, 384, "0.76"), ("city", 512, 1024, "2.7")):
-        _, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
-        label = f"{_DATASETS[dataset]}, {height}x{width}, FLOPs"
-        rows.append(Row("Fig. 7: segmenters, s = 2.0", label, printed, work, "B"))
-    return rows
+    title = "Fig. 7: segmenters, s = 2.0"
+    return [
+        _flops(title, f"{_DATASETS[dataset]}, {height}x{width}", printed, "B", _SEG + dataset, height, width)
+        for dataset, height, width, printed in (("voc", 384, 384, "0.76"), ("city", 512, 1024, "2.7"))
+    ]
 
 
 def table_3() -> list[Row]:
     """The detectors."""
     title = "Table 3: SSD on s = 2.0"
     reason = (
-        "could not be reproduced; the authors' model table, below, gives 1.1 B at 300x300 and 3.2 B at 512x512, as we "
-        "count"
+        "could not be reproduced; "
+        "the authors' model table, below, gives 1.1 B at 300x300 and 3.2 B at 512x512, as we count"
     )
-    rows = []
-    for dataset, sizes in _TABLE_3.items():
-        note = reason if dataset == "coco" else ""
-        for side, printed in sizes.items():
-            _, work = counts(f"espnetv2_200_ssd_{dataset}", side, side)
-            rows.append(Row(title, f"{_DATASETS[dataset]} {side}x{side}, FLOPs", printed, work, "B", note))
-    return rows
+    notes = {"voc": "", "coco": reason}
+    return [
+        _flops(title, f"{_DATASETS[data]} {side}x{side}", printed, "B", _SSD + data, side, side, notes[data])
+        for data, sizes in _TABLE_3.items()
+        for side, printed in sizes.items()
+    ]
 
 
 def table_5() -> list[Row]:
@@ -216,11 +213,10 @@ def table_5() -> list[Row]:
         ("depth-wise, not dilated", "depthwise", "123", ""),
         ("depth-wise dilated", "depthwise-dilated", "123", ""),
     ]
-    rows = []
-    for label, kind, printed, note in cases:
-        _, work = counts("espnetv2_125", 224, 224, convolution=kind)
-        rows.append(Row(title, f"{label}, FLOPs", printed, work, "M", note))
-    return rows
+    return [
+        _flops(title, label, printed, "M", "espnetv2_125", 224, 224, note, convolution=kind)
+        for label, kind, printed, note in cases
+    ]
 
 
 def table_6() -> list[Row]:
@@ -245,14 +241,14 @@ def model_tables() -> list[Row]:
     for dataset, (size, costs) in _SEGMENTERS.items():
         label, classes = _DATASETS[dataset], {"voc": 21, "city": 20}[dataset]
         for (height, width), printed in costs.items():
-            weights, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
+            weights, work = counts(_SEG + dataset, height, width)
             work += classes * height * width // 8
             rows.append(Row(title, f"{label} {height}x{width}, FLOPs", printed, work, "M"))
         rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
     for dataset, (size, costs) in _DETECTORS.items():
         label = f"SSD, {_DATASETS[dataset]}"
         for side, printed in costs.items():
-            weights, work = counts(f"espnetv2_200_ssd_{dataset}", side, side)
+            weights, work = counts(_SSD + dataset, side, side)
             rows.append(Row(title, f"{label} {side}x{side}, FLOPs", printed, work, "B"))
         rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
     return rows

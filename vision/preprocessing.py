@@ -65,6 +65,7 @@ class Preprocessing:
         height, width = self.size
         box = None if self.crop is None else self._centre(picture.width, picture.height, self.crop)
         resized = picture.resize((width, height), Resampling.BILINEAR, box)
+        # Pillow's pixels are (height, width, channels), while torch's convolutions want the channels first.
         values = torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         return ((values - mean[:, None, None]) / std[:, None, None]).contiguous()
