@@ -26,12 +26,7 @@ def to_corners(boxes: Tensor) -> Tensor:
 
 
 def to_centres(boxes: Tensor) -> Tensor:
-    """Centre form of boxes (..., 4) in corner form.
-
-    Example:
-        >>> to_centres(torch.tensor([0.25, 0.375, 0.75, 0.625]))
-        tensor([0.5000, 0.5000, 0.5000, 0.2500])
-    """
+    """Centre form of boxes (..., 4) in corner form."""
     low, high = boxes.split(2, dim=-1)
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
@@ -123,12 +118,7 @@ def encode(boxes: Tensor, priors: Tensor) -> Tensor:
 
 
 def decode(offsets: Tensor, priors: Tensor) -> Tensor:
-    """The boxes, in centre form, into which offsets turn priors: the inverse of :func:`encode`.
-
-    Example:
-        >>> decode(torch.tensor([10.0, 0.0, 0.0, 0.0]), torch.tensor([0.25, 0.5, 0.25, 0.5]))
-        tensor([0.5000, 0.5000, 0.2500, 0.5000])
-    """
+    """The boxes, in centre form, into which offsets turn priors: the inverse of :func:`encode`."""
     move, stretch = offsets.split(2, dim=-1)
     prior_centre, prior_size = priors.split(2, dim=-1)
     shift, growth = _VARIANCES

@@ -42,16 +42,14 @@ class Detector(Network):
       (n,), the best first.
 
     Args:
-        width: The paper's s, see :class:`vision.ESPNetv2`.
         num_classes: At least 2, with the background, class 0.
-        in_channels: Channels of the image.
         size: Height and width to which the images of a list are resized.
         score_threshold: Lower scores are no detections.
         nms_threshold: Of two boxes of a class that overlap (intersection over union) by more only the better stays.
         top_k: How many candidates of each class there are before that, and detections of an image after it, at most.
         match_threshold: The overlap that makes a prior answer for an object, see :func:`vision.boxes.match`.
         negatives: How many background priors the loss has for each positive one, the hardest.
-        convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
+        width, in_channels, convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
 
     Raises:
         ValueError: Options that do not fit, images of another shape, or targets that are missing or wrong.
@@ -89,8 +87,8 @@ class Detector(Network):
         dtype: torch.dtype | None = None,
     ) -> None:
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
-        super().__init__(out_indices=_LEVELS, width=width, in_channels=in_channels, **ablation, **place)
+        kind: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(out_indices=_LEVELS, width=width, in_channels=in_channels, **kind, **place)
         if not isinstance(size, Sequence) or len(size) != 2 or min(size) < SMALLEST_SIDE:
             raise ValueError(f"size={size}: must be height and width, both at least {SMALLEST_SIDE}")
         for name, value in (("score", score_threshold), ("nms", nms_threshold), ("match", match_threshold)):

@@ -22,11 +22,6 @@ def draw_strip(picture: Image.Image, lines: Sequence[tuple[str, float]]) -> Imag
     """The picture above a dark strip with a line and a bar for each name.
 
     Each of ``lines`` is a name and its share, 0-1, from top to bottom.
-
-    Example:
-        >>> from PIL import Image
-        >>> draw_strip(Image.new("RGB", (400, 300)), [("tabby", 0.9), ("lynx", 0.1)]).width
-        400
     """
     font, margin = _font(picture)  # margins are as wide as letters are high
     row = round(2.1 * margin)
@@ -80,11 +75,6 @@ def draw_boxes(
     """The picture with labelled boxes, the first one on top, of the same size.
 
     Each of ``boxes`` is left, top, right and bottom in pixels, and has a label and a colour.
-
-    Example:
-        >>> from PIL import Image
-        >>> draw_boxes(Image.new("RGB", (90, 60)), [(9, 20, 50, 40)], ["cat 98 %"], [(64, 0, 0)]).size
-        (90, 60)
     """
     result = picture.copy()
     draw = ImageDraw.Draw(result)

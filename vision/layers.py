@@ -19,10 +19,6 @@ class ConvNormAct(nn.Sequential):
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H / stride, W / stride), rounded up.
-
-    Example:
-        >>> ConvNormAct(3, 8, 3, stride=2)(torch.zeros(1, 3, 9, 8)).shape
-        torch.Size([1, 8, 5, 4])
     """
 
     def __init__(
@@ -56,8 +52,6 @@ class EfficientPyramid(nn.Module):
     ``max(5, ceil(size * scale))`` first and brought back after.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
         width: Channels of the reduced input y.
         scales: Scale of each branch.
         last: Whether the output is a network's logits: then the expand has a bias, and nothing follows it.
@@ -67,10 +61,6 @@ class EfficientPyramid(nn.Module):
 
     Source:
         The authors' published segmentation and detection networks.
-
-    Example:
-        >>> EfficientPyramid(8, 16, 4, (2.0, 1.0, 0.5))(torch.zeros(2, 8, 9, 7)).shape
-        torch.Size([2, 16, 9, 7])
     """
 
     def __init__(
@@ -126,10 +116,6 @@ class EfficientPointwise(nn.Module):
 
     Source:
         The authors' published segmentation networks.
-
-    Example:
-        >>> EfficientPointwise(8, 12)(torch.zeros(2, 8, 9, 7)).shape
-        torch.Size([2, 12, 9, 7])
     """
 
     def __init__(self, in_channels: int, out_channels: int, **place: Any) -> None:
@@ -152,11 +138,6 @@ class PublishedDown(StridedEESP):
 
     ``feed_image`` says whether the shortcut is used; the published classifiers hold one at level 5 that is not. The
     ``options`` are further ones of :class:`eru.StridedEESP`.
-
-    Example:
-        >>> down = PublishedDown(16, 32, shortcut_channels=3, feed_image=False)
-        >>> sum(not parameter.requires_grad for parameter in down.parameters())
-        8
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, feed_image: bool = True, **options: Any) -> None:

@@ -26,17 +26,14 @@ UNITS = {"": 1, "M": 10**6, "B": 10**9, "x": 1}
 
 # Millions of parameters and of FLOPs, by width; the last is the largest network of Fig. 3c.
 _TABLE_2 = ("1.24 28", "1.67 86", "1.97 123", "2.31 169", "3.03 224", "3.49 284", "5.9 602")
-_TABLE_3 = {"voc": {256: "0.6", 384: "1.4", 512: "2.5"}, "coco": {256: "0.7", 384: "1.6", 512: "2.8"}}
-# What the authors' model tables print of s = 2.0: parameters, then FLOPs by height and width of the image.
-_SEGMENTERS = {
-    "voc": ("0.79", {(256, 256): "337.58", (384, 384): "759.52"}),
-    "city": ("0.79", {(256, 512): "674.78", (512, 1024): "2699.05"}),
-}
-_DETECTORS = {"voc": ("4.75", {300: "0.9", 512: "2.5"}), "coco": ("5.81", {300: "1.1", 512: "3.2"})}
-_DATASETS = {"voc": "PASCAL VOC", "city": "Cityscapes", "coco": "MS COCO"}
-
-_SEG, _SSD = "espnetv2_200_seg_", "espnetv2_200_ssd_"
-
+# What the authors' model tables print of s = 2.0: the model, how many classes its FLOPs include (see model_tables),
+# the unit of these, millions of parameters, and FLOPs by height and width of the image.
+_MODEL_TABLES = (
+    ("PASCAL VOC", "seg_voc", 21, "M", "0.79", {(256, 256): "337.58", (384, 384): "759.52"}),
+    ("Cityscapes", "seg_city", 20, "M", "0.79", {(256, 512): "674.78", (512, 1024): "2699.05"}),
+    ("SSD, PASCAL VOC", "ssd_voc", 0, "B", "4.75", {(300, 300): "0.9", (512, 512): "2.5"}),
+    ("SSD, MS COCO", "ssd_coco", 0, "B", "5.81", {(300, 300): "1.1", (512, 512): "3.2"}),
+)
 _CUT_OFF = "the paper rounds most figures, but cuts this one off"
 
 
@@ -45,8 +42,6 @@ class Row:
     """One number of the paper and ours.
 
     Attributes:
-        table: What it belongs to, in words.
-        quantity: What is counted.
         printed: The paper's figure in ``unit``, with the digits that it prints.
         ours: Our count, exact, in ones.
         unit: A key of ``UNITS``.
@@ -91,12 +86,7 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
 @cache
 def counts(name: str, height: int, width: int, **options: Any) -> tuple[int, int]:
-    """Parameters and multiply-adds of the model of that name, for an image of that size.
-
-    Example:
-        >>> counts("espnetv2_050", 224, 224)
-        (1241332, 28375508)
-    """
+    """Parameters and multiply-adds of the model of that name, for an image of that size."""
     model = create_model(name, device="meta", **options)
     return parameters(model), multiply_adds(model, height, width)
 
@@ -110,12 +100,7 @@ def _flops(
 
 
 def reach(convolution: nn.Module, in_channels: int) -> int:
-    """Side of the square that an impulse spreads over; the weights, biases not among them, become ones.
-
-    Example:
-        >>> reach(nn.Conv2d(2, 1, 3, dilation=2, padding=2, bias=False), 2)
-        5
-    """
+    """Side of the square that an impulse spreads over; the weights, biases not among them, become ones."""
     for parameter in convolution.parameters():
         nn.init.ones_(parameter)
     impulse = torch.zeros(1, in_channels, 33, 33)
@@ -183,22 +168,24 @@ def figure_7() -> list[Row]:
     """The segmenters of the figure: s = 2.0."""
     title = "Fig. 7: segmenters, s = 2.0"
     return [
-        _flops(title, f"{_DATASETS[dataset]}, {height}x{width}", printed, "B", _SEG + dataset, height, width)
-        for dataset, height, width, printed in (("voc", 384, 384, "0.76"), ("city", 512, 1024, "2.7"))
+        _flops(title, "PASCAL VOC, 384x384", "0.76", "B", "espnetv2_200_seg_voc", 384, 384),
+        _flops(title, "Cityscapes, 512x1024", "2.7", "B", "espnetv2_200_seg_city", 512, 1024),
     ]
 
 
 def table_3() -> list[Row]:
     """The detectors."""
-    title = "Table 3: SSD on s = 2.0"
     reason = (
         "could not be reproduced; "
         "the authors' model table, below, gives 1.1 B at 300x300 and 3.2 B at 512x512, as we count"
     )
-    notes = {"voc": "", "coco": reason}
+    cases = [
+        ("PASCAL VOC", "espnetv2_200_ssd_voc", {256: "0.6", 384: "1.4", 512: "2.5"}, ""),
+        ("MS COCO", "espnetv2_200_ssd_coco", {256: "0.7", 384: "1.6", 512: "2.8"}, reason),
+    ]
     return [
-        _flops(title, f"{_DATASETS[data]} {side}x{side}", printed, "B", _SSD + data, side, side, notes[data])
-        for data, sizes in _TABLE_3.items()
+        _flops("Table 3: SSD on s = 2.0", f"{label} {side}x{side}", printed, "B", name, side, side, note)
+        for label, name, sizes, note in cases
         for side, printed in sizes.items()
     ]
 
@@ -238,17 +225,11 @@ def model_tables() -> list[Row]:
     """
     title = "Not the paper, but the authors' model tables: s = 2.0, segmenters (FLOPs + classes H W / 8) and detectors"
     rows = []
-    for dataset, (size, costs) in _SEGMENTERS.items():
-        label, classes = _DATASETS[dataset], {"voc": 21, "city": 20}[dataset]
+    for label, kind, classes, unit, size, costs in _MODEL_TABLES:
+        weights = 0
         for (height, width), printed in costs.items():
-            weights, work = counts(_SEG + dataset, height, width)
+            weights, work = counts(f"espnetv2_200_{kind}", height, width)
             work += classes * height * width // 8
-            rows.append(Row(title, f"{label} {height}x{width}, FLOPs", printed, work, "M"))
-        rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
-    for dataset, (size, costs) in _DETECTORS.items():
-        label = f"SSD, {_DATASETS[dataset]}"
-        for side, printed in costs.items():
-            weights, work = counts(_SSD + dataset, side, side)
-            rows.append(Row(title, f"{label} {side}x{side}, FLOPs", printed, work, "B"))
+            rows.append(Row(title, f"{label} {height}x{width}, FLOPs", printed, work, unit))
         rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
     return rows

@@ -26,13 +26,10 @@ def require_pillow() -> None:
 
 
 def open_picture(path: str | Path) -> "Image":
-    """Read a picture file as RGB, turned as its EXIF orientation says.
+    """Read a picture file, in any format that Pillow decodes, as RGB, turned as its EXIF orientation says.
 
     Transparent parts become white, 16-bit greyscale is scaled to 8 bits, CMYK converted. Of an animation or a file of
     several pages the first is taken, and ``picture.info["first_of_many"]`` is True.
-
-    Args:
-        path: A file in any format that Pillow decodes.
 
     Raises:
         ValueError: The file is not there, is not a picture, is damaged, has more pixels than Pillow's limit against
@@ -59,9 +56,7 @@ def open_picture(path: str | Path) -> "Image":
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """The files that are meant: files as they are given, folders replaced by the pictures in them, each once.
 
-    Args:
-        paths: Files and folders. Of a folder, the files whose name ends as a picture's are taken, sorted by name; its
-            sub-folders are not entered.
+    Of a folder, the files whose name ends as a picture's are taken, sorted by name; its sub-folders are not entered.
 
     Raises:
         ValueError: A folder without pictures.
@@ -83,12 +78,7 @@ def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def picture_suffixes() -> frozenset[str]:
-    """The endings of the names of pictures, in lower case.
-
-    Example:
-        >>> {".jpg", ".png"} <= picture_suffixes(), ".txt" in picture_suffixes()
-        (True, False)
-    """
+    """The endings of the names of pictures, in lower case."""
     from PIL import Image
 
     formats = _formats()

@@ -50,10 +50,7 @@ class Preprocessing:
             raise ValueError(f"crop={self.crop}: must be None or in (0, 1]")
 
     def __call__(self, picture: "Image") -> Tensor:
-        """The network's input, (3, height, width), float32.
-
-        Args:
-            picture: In mode RGB, as `vision.pictures.open_picture` gives it.
+        """The network's input, (3, height, width), float32, of a picture in mode RGB.
 
         Raises:
             ValueError: The picture is in another mode.

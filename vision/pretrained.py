@@ -71,10 +71,7 @@ class WeightsFile:
 
     @classmethod
     def find(cls, weights: Weights | str | Path) -> "WeightsFile":
-        """Find and read a file.
-
-        Args:
-            weights: A record, its name, or the path of a file.
+        """Find and read the file that a record, its name or a path means.
 
         Raises:
             ValueError: There is no such record or file, the download failed, or the file was altered since.

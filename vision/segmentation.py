@@ -11,7 +11,6 @@ from vision.network import Network
 
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 _PLANES = (64, 48, 32)
-_LEAST_REDUCED, _MOST_REDUCED = 10, 16
 
 
 class Segmenter(Network):
@@ -25,12 +24,10 @@ class Segmenter(Network):
     PReLU :math:`\phi`; the last pyramid's logits are enlarged to the image's size.
 
     Args:
-        width: The paper's s, see :class:`vision.ESPNetv2`.
         num_classes: At least 1. With one class, its logit tells the foreground from the background.
-        in_channels: Channels of the image.
         pyramid_width: Channels inside of the pyramids. By default half the number of classes, but at least the 10 of
             the published networks and at most 16.
-        convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
+        width, in_channels, convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; output ``{"out": (N, num_classes, H, W)}``, logits, as
@@ -63,11 +60,11 @@ class Segmenter(Network):
         dtype: torch.dtype | None = None,
     ) -> None:
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
-        super().__init__(width=width, in_channels=in_channels, **ablation, **place)
+        kind: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(width=width, in_channels=in_channels, **kind, **place)
         self._take_classes(num_classes, least=1)
         if pyramid_width is None:
-            pyramid_width = min(max(num_classes // 2, _LEAST_REDUCED), _MOST_REDUCED)
+            pyramid_width = min(max(num_classes // 2, 10), 16)
         if pyramid_width < 1:
             raise ValueError(f"pyramid_width={pyramid_width}: must be at least 1")
         self.pyramid_width = pyramid_width

@@ -123,6 +123,8 @@ def list_weights(model: str | None = None) -> list[str]:
     return [name for name, weights in WEIGHTS.items() if model in (None, weights.model)]
 
 
+_UNIT = ("conv", "bn", "act")  # the authors' names for the parts of a unit, which are numbered here
+
 # The key table: each name is rewritten by the first rule that fits of _MODELS, then of _BACKBONE, then of _PARTS. An
 # EESP unit keeps its branches in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
 _MODELS = (
@@ -136,21 +138,11 @@ _MODELS = (
     (r"^base_net\.bu_5x5_10x10\.", r"pyramids.1."),
     (r"^base_net\.bu_10x10_19x19\.", r"pyramids.2."),
     (r"^base_net\.bu_19x19_38x38\.", r"pyramids.3."),
-    (r"^bu_dec_l1\.", r"pyramids.0."),
-    (r"^bu_dec_l2\.", r"pyramids.1."),
-    (r"^bu_dec_l3\.", r"pyramids.2."),
-    (r"^bu_dec_l4\.", r"pyramids.3."),
-    (r"^merge_enc_dec_l2\.", r"skips.0."),
-    (r"^merge_enc_dec_l3\.", r"skips.1."),
-    (r"^merge_enc_dec_l4\.", r"skips.2."),
-    (r"^bu_br_l2\.", r"merges.0."),
-    (r"^bu_br_l3\.", r"merges.1."),
-    (r"^bu_br_l4\.", r"merges.2."),
+    *((rf"^bu_dec_l{i + 1}\.", rf"pyramids.{i}.") for i in range(4)),
+    *((rf"^merge_enc_dec_l{i + 2}\.", rf"skips.{i}.") for i in range(3)),
+    *((rf"^bu_br_l{i + 2}\.", rf"merges.{i}.") for i in range(3)),
 )
-_BACKBONE = (
-    (r"\.level(\d)_0\.", r".level\1.down."),
-    (r"\.level([2-5])\.(\d)\.", r".level\1.units.\2."),
-)
+_BACKBONE = ((r"\.level(\d)_0\.", r".level\1.down."), (r"\.level([2-5])\.(\d)\.", r".level\1.units.\2."))
 _PARTS = (
     (r"\.proj_1x1\.conv\.weight$", r".reduce_weight"),
     (r"\.spp_dw\.(\d)\.conv\.weight$", r".branch_weight[\1]"),
@@ -161,15 +153,11 @@ _PARTS = (
     (r"\.br_after_cat\.act\.", r".branch_layers.1."),
     (r"\.conv_1x1_exp\.bn\.", r".expand_layers.0."),
     (r"\.module_act\.", r".activation."),
-    (r"\.inp_reinf\.0\.conv\.", r".shortcut.0."),
-    (r"\.inp_reinf\.0\.bn\.", r".shortcut.1."),
-    (r"\.inp_reinf\.0\.act\.", r".shortcut.2."),
+    *((rf"\.inp_reinf\.0\.{part}\.", rf".shortcut.{i}.") for i, part in enumerate(_UNIT)),
     (r"\.inp_reinf\.1\.conv\.", r".shortcut.3."),
     (r"\.inp_reinf\.1\.bn\.", r".shortcut.4."),
     (r"\.down\.act\.", r".down.activation."),
-    (r"\.(level1|units\.\d)\.conv\.", r".\1.0."),
-    (r"\.(level1|units\.\d)\.bn\.", r".\1.1."),
-    (r"\.(level1|units\.\d)\.act\.", r".\1.2."),
+    *((rf"\.(level1|units\.\d)\.{part}\.", rf".\1.{i}.") for i, part in enumerate(_UNIT)),
     (r"\.stages\.", r".branches."),
     (r"\.projection_layer\.cbr\.", r".project."),
     (r"\.merge_layer\.0\.br\.", r".norm_act."),
