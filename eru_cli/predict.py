@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say
-from vision.batch import Failure, predict_files
-from vision.predict import load_predictor
+from vision.batch import Failure, answer_files
+from vision.predictor import load_predictor
 
 
 @click.command("predict")
@@ -39,7 +39,7 @@ def predict(
     results: list[dict[str, Any]] = []
     failures: list[Failure] = []
     lines: list[str] = []
-    for outcome in predict_files(predictor, pictures, out):
+    for outcome in answer_files(predictor, pictures, out):
         if isinstance(outcome, Failure):
             failures.append(outcome)
             continue

@@ -10,8 +10,8 @@ from vision.backbone import ESPNetv2
 from vision.classification import Classifier
 from vision.datasets import Dataset
 from vision.detection import Detector
-from vision.inference import optimize
-from vision.predict import Predictor, load_predictor
+from vision.folding import optimize
+from vision.predictor import Predictor, load_predictor
 from vision.preprocessing import Preprocessing
 from vision.pretrained import load_weights, save_weights
 from vision.registry import create_model, list_models

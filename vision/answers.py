@@ -9,7 +9,6 @@ import numpy as np
 
 from eru.storage import atomic_write
 from vision.datasets import Dataset
-from vision.drawing import draw_boxes, draw_mask, draw_strip, indexed_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,6 +84,8 @@ class Classification(Answer):
 
     def render(self) -> dict[str, "Image"]:
         """The picture above a list of its labels."""
+        from vision.drawing import draw_strip
+
         return {".png": draw_strip(self.picture, list(zip(self.labels, self.probabilities, strict=True)))}
 
 
@@ -112,6 +113,8 @@ class Segmentation(Answer):
 
     def render(self) -> dict[str, "Image"]:
         """An overlay with a legend, and the mask itself."""
+        from vision.drawing import draw_mask, indexed_mask
+
         colours = self.dataset.colours
         by_name = dict(zip(self.dataset.categories, colours, strict=True))
         legend = [(f"{label}  {share:.1f}%", by_name[label]) for label, share in self.shares.items()]
@@ -150,6 +153,8 @@ class Detections(Answer):
 
     def render(self) -> dict[str, "Image"]:
         """The picture with labelled boxes."""
+        from vision.drawing import draw_boxes
+
         by_name = dict(zip(self.dataset.categories, self.dataset.colours, strict=True))
         texts = [f"{label}  {score:.0%}" for label, score in zip(self.labels, self.scores, strict=True)]
         return {".png": draw_boxes(self.picture, self.boxes, texts, [by_name[label] for label in self.labels])}

@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eru import EESP2d
 from eru.eesp import Convolution
-from vision.downsampling import PublishedDown
-from vision.layers import ConvNormAct, init_weights
+from vision.layers import ConvNormAct, PublishedDown, init_weights
 
 WIDTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 LEVELS = 5
@@ -25,14 +24,11 @@ _UNIT_LIMITS = {3: 9, 4: 7, 5: 5}
 
 
 def channels(width: float) -> tuple[int, ...]:
-    """Channels of the five levels, and of the map that a classifier pools (Table 2).
+    """Channels of the five levels, and of the map that a classifier pools, for a width s (Table 2).
 
     The base is 32 times the width, rounded up to a multiple of 4, so widths a few hundredths apart may be one and the
     same network. Where the paper's division into branches and groups does not fit the channels, the units choose
     another one.
-
-    Args:
-        width: The paper's s, a number above 0.
 
     Raises:
         ValueError: The width is not a number above 0.
@@ -102,12 +98,11 @@ class ESPNetv2(nn.Module):
             default.
         image_levels: Levels whose strided unit is fed the image. Level 5 of the published classifiers is not, that of
             the detectors is. Where it is not, the shortcut is held all the same, see
-            :class:`vision.downsampling.PublishedDown`.
+            :class:`vision.layers.PublishedDown`.
         convolution: Kind of the branches' convolutions; ablation of Table 5, see :class:`eru.EESP`.
         fusion: Whether there is hierarchical feature fusion; ablation of Table 6.
         shortcut: Whether to build the long-range shortcuts to the image; ablation of Table 6.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        device, dtype: Of the parameters.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; maps of H / 2, H / 4, ... H / 32, rounded up.
@@ -173,10 +168,8 @@ class ESPNetv2(nn.Module):
                 units.append(ConvNormAct(here, here, 3, groups=here, **place))
                 units.append(ConvNormAct(here, sizes[-1], 1, groups=4, **place))
             setattr(self, f"level{level}", Level(down, units))
-        maps = [*sizes[: LEVELS - 1], sizes[-1]][:depth]
-        described = [
-            {"num_chs": size, "reduction": 2 ** (i + 1), "module": f"level{i + 1}"} for i, size in enumerate(maps)
-        ]
+        maps = enumerate([*sizes[: LEVELS - 1], sizes[-1]][:depth], start=1)
+        described = ({"num_chs": size, "reduction": 2**level, "module": f"level{level}"} for level, size in maps)
         self.feature_info = FeatureInfo(described, self.out_indices)
         init_weights(self)
 
@@ -199,13 +192,15 @@ class ESPNetv2(nn.Module):
                 f"image of shape {tuple(x.shape)}: expected (N, {self.in_channels}, H, W) "
                 f"with H and W at least {SMALLEST_SIDE}"
             )
-        run = _recomputed if self.checkpointing and self.training else _run
-        # The image is pooled once a level and handed on: every strided unit gets it in the size of its result.
+        recomputed = self.checkpointing and self.training
+        # Pooling 3x3 with stride 2 and padding 1 halves the image and rounds up, as each level does with its map. The
+        # image is pooled once for each level, and so is always as large as the result of the level that is fed it.
         image = F.avg_pool2d(x, 3, 2, 1)
         maps = [self.level1(x)]
         for level in range(2, depth + 1):
             image = F.avg_pool2d(image, 3, 2, 1)
-            maps.append(run(getattr(self, f"level{level}"), maps[-1], image))
+            part = getattr(self, f"level{level}")
+            maps.append(_recomputed(part, maps[-1], image) if recomputed else part(maps[-1], image))
         return maps
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -213,18 +208,14 @@ class ESPNetv2(nn.Module):
         self.checkpointing = enable
 
 
-def _run(level: Level, x: Tensor, image: Tensor) -> Tensor:
-    return level(x, image)
-
-
 def _recomputed(level: Level, x: Tensor, image: Tensor) -> Tensor:
-    """Run a level of which the backward pass computes the inside again."""
+    """Run a level whose inside the backward pass computes again."""
     return checkpoint(level, x, image, use_reentrant=False, context_fn=lambda: (nullcontext(), _not_tracking(level)))
 
 
 @contextmanager
 def _not_tracking(level: Level) -> Iterator[None]:
-    """Batch normalisation works as in training, but the running statistics have seen this batch already."""
+    """Keep the running statistics, which have seen this batch already; normalisation works as in training."""
     kept = []
     for norm in level.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:

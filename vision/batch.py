@@ -1,4 +1,14 @@
-"""Files and folders of pictures, predicted one at a time."""
+"""Files and folders of pictures, answered one at a time.
+
+A picture goes from its file to its overlay in these steps:
+
+1. :func:`answer_files` lists the files and decides where what shows each answer is written.
+2. :func:`vision.pictures.open_picture` reads one file as an RGB picture.
+3. The :class:`vision.Predictor` makes the network's input of it (:class:`vision.Preprocessing`), runs the network, and
+   puts what it gives into the picture's size: an :class:`vision.answers.Answer`.
+4. ``Answer.save`` writes what ``Answer.render`` gives: the picture with the answer drawn in by :mod:`vision.drawing`,
+   and for a segmentation also the mask.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,16 +18,14 @@ from eru.training import Progress
 from vision.answers import Answer
 from vision.backbone import SMALLEST_SIDE
 from vision.pictures import list_pictures, open_picture, picture_suffixes, require_pillow
-from vision.predict import Predictor
+from vision.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What was said about one file.
+class Answered:
+    """A file, and what the model says about it.
 
     Attributes:
-        path: The file.
-        answer: What the model says.
         first_of_many: Whether the file holds more pictures, of which only the first was looked at.
         written: The files that show the answer.
     """
@@ -30,21 +38,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file about which nothing can be said.
-
-    Attributes:
-        path: The file.
-        reason: Why, in one line that names the file.
-    """
+    """A file about which nothing can be said, and the reason in one line that names the file."""
 
     path: Path
     reason: str
 
 
-def predict_files(
+def answer_files(
     predictor: Predictor, paths: Sequence[str | Path], out: str | Path | None = None, *, quiet: bool = False
-) -> Iterator[Prediction | Failure]:
-    """Predict files and folders of pictures, one at a time; one that fails does not stop the others.
+) -> Iterator[Answered | Failure]:
+    """Answer about files and folders of pictures, one at a time; one that fails does not stop the others.
 
     What shows an answer is ``NAME.png`` (labels, overlay or boxes); for segmentation there is ``NAME.mask.png``,
     too, whose values are the classes. No input is ever overwritten.
@@ -58,7 +61,7 @@ def predict_files(
         quiet: Show no progress bar. There is none for a single file, nor where stderr is not a terminal.
 
     Yields:
-        A :class:`Prediction` or a :class:`Failure` for every file, in order.
+        A :class:`Answered` or a :class:`Failure` for every file, in order.
 
     Raises:
         ValueError: ``out`` does not fit ``paths``, a folder has no pictures, the model does not fit its dataset, or
@@ -69,12 +72,12 @@ def predict_files(
     targets = [None] * len(files) if out is None else _targets(paths, files, Path(out))
     with Progress(len(files), unit="pictures", quiet=quiet or len(files) == 1) as progress:
         for file, target in zip(files, targets, strict=True):
-            yield _predict_file(predictor, file, target)
+            yield _answer_file(predictor, file, target)
             progress.advance()
 
 
-def _predict_file(predictor: Predictor, file: Path, target: Path | None) -> Prediction | Failure:
-    """Open a file, ask, and save the answer; what is wrong with this one file is said, and nothing else caught."""
+def _answer_file(predictor: Predictor, file: Path, target: Path | None) -> Answered | Failure:
+    """Open a file, ask the predictor, and save its answer; only what is wrong with this file becomes a failure."""
     try:
         picture = open_picture(file)
     except ValueError as error:
@@ -90,11 +93,11 @@ def _predict_file(predictor: Predictor, file: Path, target: Path | None) -> Pred
         written = () if target is None else answer.save(target)
     except OSError as error:
         return Failure(file, f"{file}: its answer cannot be written to {target}: {error.strerror or error}")
-    return Prediction(file, answer, "first_of_many" in picture.info, written)
+    return Answered(file, answer, "first_of_many" in picture.info, written)
 
 
 def _targets(paths: Sequence[str | Path], files: Sequence[Path], out: Path) -> list[Path]:
-    """The file ``NAME.png`` of every picture."""
+    """Choose the file ``NAME.png`` of every picture."""
     taken = {_key(file) for file in files}
     if out.suffix.lower() == ".png" and not out.is_dir():
         if len(files) > 1 or Path(paths[0]).is_dir():
@@ -118,10 +121,10 @@ def _targets(paths: Sequence[str | Path], files: Sequence[Path], out: Path) -> l
 
 
 def _keys(target: Path) -> set[str]:
-    """All that may be written for a picture."""
+    """Return the keys of all files that may be written for a picture."""
     return {_key(target), _key(target.with_suffix(".mask.png"))}
 
 
 def _key(path: Path) -> str:
-    """What tells files apart on every system, those that take A and a for one letter included."""
+    """Return what tells files apart on every system, also on those that take A and a for one letter."""
     return str(path.resolve()).casefold()

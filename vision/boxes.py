@@ -26,25 +26,15 @@ def to_corners(boxes: Tensor) -> Tensor:
 
 
 def to_centres(boxes: Tensor) -> Tensor:
-    """Centre form of boxes (..., 4) in corner form.
-
-    Example:
-        >>> to_centres(torch.tensor([0.25, 0.375, 0.75, 0.625]))
-        tensor([0.5000, 0.5000, 0.5000, 0.2500])
-    """
+    """Centre form of boxes (..., 4) in corner form."""
     low, high = boxes.split(2, dim=-1)
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of every box with every other one; that of two empty boxes is 0.
+    """Intersection over union (..., n, m) of boxes (..., n, 4) with others (..., m, 4), all in corner form.
 
-    Args:
-        boxes: (..., n, 4) in corner form.
-        others: (..., m, 4) in corner form.
-
-    Returns:
-        (..., n, m).
+    That of two empty boxes is 0.
 
     Example:
         >>> iou(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.6, 0.6, 1.0, 1.0]]))
@@ -72,7 +62,7 @@ def make_priors(
     Args:
         size: Height and width of the picture in pixels.
         maps: Height and width of each map.
-        device: Where to make them.
+        device: Device of the priors.
 
     Returns:
         (P, 4), float32.
@@ -115,9 +105,7 @@ def make_priors(
 def encode(boxes: Tensor, priors: Tensor) -> Tensor:
     r"""Offsets that turn priors into boxes: :math:`(c - c_p) / (0.1\, s_p)` and :math:`\ln(s / s_p) / 0.2`.
 
-    Args:
-        boxes: (..., 4) in centre form, of positive size.
-        priors: (..., 4) in centre form.
+    Both are (..., 4) in centre form, with centres c and sizes s, which are positive.
 
     Example:
         >>> encode(torch.tensor([0.5, 0.5, 0.25, 0.5]), torch.tensor([0.25, 0.5, 0.25, 0.5])).tolist()
@@ -130,12 +118,7 @@ def encode(boxes: Tensor, priors: Tensor) -> Tensor:
 
 
 def decode(offsets: Tensor, priors: Tensor) -> Tensor:
-    """The boxes, in centre form, into which offsets turn priors: the inverse of :func:`encode`.
-
-    Example:
-        >>> decode(torch.tensor([10.0, 0.0, 0.0, 0.0]), torch.tensor([0.25, 0.5, 0.25, 0.5]))
-        tensor([0.5000, 0.5000, 0.2500, 0.5000])
-    """
+    """The boxes, in centre form, into which offsets turn priors: the inverse of :func:`encode`."""
     move, stretch = offsets.split(2, dim=-1)
     prior_centre, prior_size = priors.split(2, dim=-1)
     shift, growth = _VARIANCES

@@ -15,16 +15,10 @@ class Classifier(Network):
     """ESPNetv2 with a linear classifier on the average of its last map.
 
     Args:
-        width: The paper's s, see :class:`vision.ESPNetv2`.
         num_classes: At least 1, or 0 for none: then the averaged features are the output.
-        in_channels: Channels of the image.
         multi_label: Whether a picture may have several labels, or none: :meth:`probabilities` are then independent.
         dropout: Probability that an averaged feature is dropped in training.
-        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
-        fusion: Ablation of Table 6.
-        shortcut: Ablation of Table 6.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        width, in_channels, convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; output (N, num_classes), logits.
@@ -55,9 +49,8 @@ class Classifier(Network):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
-        super().__init__(width=width, in_channels=in_channels, **ablation, **place)
+        kind: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(width=width, in_channels=in_channels, device=device, dtype=dtype, **kind)
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout}: must be 0 to 1")
         self.multi_label, self.dropout = multi_label, dropout

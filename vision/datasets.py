@@ -59,9 +59,6 @@ def voc_palette(size: int) -> tuple[Colour, ...]:
 
     Bit ``7 - j`` of red, green and blue is bit ``3 j``, ``3 j + 1`` and ``3 j + 2`` of the index.
 
-    Args:
-        size: How many colours.
-
     Example:
         >>> voc_palette(4)
         ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
@@ -74,13 +71,7 @@ def voc_palette(size: int) -> tuple[Colour, ...]:
 
 
 def numbered(num_classes: int) -> Dataset:
-    """A dataset of which only the number of classes is known.
-
-    Args:
-        num_classes: How many classes, at least 1.
-
-    Raises:
-        ValueError: There is not even one class.
+    """A dataset of which only the number of classes is known, at least 1.
 
     Example:
         >>> numbered(3).categories
@@ -93,33 +84,15 @@ def _labels(name: str) -> tuple[str, ...]:
     return tuple((files("vision") / "labels" / f"{name}.txt").read_text(encoding="utf-8").splitlines())
 
 
+def _colours(text: str) -> tuple[Colour, ...]:
+    return tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, text.split()))
+
+
 IMAGENET = Dataset("imagenet", "ImageNet (ILSVRC 2012)", _labels("imagenet"))
 VOC = Dataset("voc", "PASCAL VOC 2012", _labels("voc"), voc_palette(21))
 COCO = Dataset("coco", "COCO 2017", _labels("coco"))
-CITYSCAPES = Dataset(
-    "cityscapes",
-    "Cityscapes",
-    _labels("cityscapes"),
-    (
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (102, 102, 156),
-        (190, 153, 153),
-        (153, 153, 153),
-        (250, 170, 30),
-        (220, 220, 0),
-        (107, 142, 35),
-        (152, 251, 152),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-        (0, 0, 70),
-        (0, 60, 100),
-        (0, 80, 100),
-        (0, 0, 230),
-        (119, 11, 32),
-        (0, 0, 0),
-    ),
+_CITYSCAPES_PALETTE = (  # each colour in hexadecimal, two digits each of red, green and blue
+    "804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 "
+    "4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20 000000"
 )
+CITYSCAPES = Dataset("cityscapes", "Cityscapes", _labels("cityscapes"), _colours(_CITYSCAPES_PALETTE))

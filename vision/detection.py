@@ -11,9 +11,8 @@ from eru.eesp import Convolution
 from vision.backbone import SMALLEST_SIDE
 from vision.boxes import BOXES_PER_CELL, decode, make_priors, match, nms_mask, to_corners
 from vision.layers import ConvNormAct, EfficientPyramid, init_weights, resize
-from vision.multibox import multibox_loss
+from vision.multibox import check_targets, multibox_loss
 from vision.network import Network
-from vision.targets import check_targets
 
 _LEVELS = (2, 3, 4)  # the backbone's maps that are used, counted from 0
 _EXTRA_CHANNELS = (512, 256, 128)
@@ -43,20 +42,14 @@ class Detector(Network):
       (n,), the best first.
 
     Args:
-        width: The paper's s, see :class:`vision.ESPNetv2`.
         num_classes: At least 2, with the background, class 0.
-        in_channels: Channels of the image.
         size: Height and width to which the images of a list are resized.
         score_threshold: Lower scores are no detections.
         nms_threshold: Of two boxes of a class that overlap (intersection over union) by more only the better stays.
         top_k: How many candidates of each class there are before that, and detections of an image after it, at most.
         match_threshold: The overlap that makes a prior answer for an object, see :func:`vision.boxes.match`.
         negatives: How many background priors the loss has for each positive one, the hardest.
-        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
-        fusion: Ablation of Table 6.
-        shortcut: Ablation of Table 6.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        width, in_channels, convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
 
     Raises:
         ValueError: Options that do not fit, images of another shape, or targets that are missing or wrong.
@@ -94,12 +87,11 @@ class Detector(Network):
         dtype: torch.dtype | None = None,
     ) -> None:
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
-        super().__init__(out_indices=_LEVELS, width=width, in_channels=in_channels, **ablation, **place)
+        kind: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(out_indices=_LEVELS, width=width, in_channels=in_channels, **kind, **place)
         if not isinstance(size, Sequence) or len(size) != 2 or min(size) < SMALLEST_SIDE:
             raise ValueError(f"size={size}: must be height and width, both at least {SMALLEST_SIDE}")
-        thresholds = {"score": score_threshold, "nms": nms_threshold, "match": match_threshold}
-        for name, value in thresholds.items():
+        for name, value in (("score", score_threshold), ("nms", nms_threshold), ("match", match_threshold)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}_threshold={value}: must be 0 to 1")
         if top_k < 1:
@@ -110,10 +102,15 @@ class Detector(Network):
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.match_threshold = match_threshold
         sizes = self.map_channels = (*self.feature_info.channels(_LEVELS), *_EXTRA_CHANNELS)
-        self.extra = nn.ModuleList(_halve(sizes[level], sizes[level + 1], place) for level in (2, 3))
-        self.extra.append(
-            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(sizes[4], sizes[5], 1, bias=False, **place), nn.ReLU())
+        self.extra = nn.ModuleList(
+            nn.Sequential(
+                ConvNormAct(sizes[level], sizes[level], 3, stride=2, groups=sizes[level], **place),
+                ConvNormAct(sizes[level], sizes[level + 1], 1, **place),
+            )
+            for level in (2, 3)
         )
+        one_cell = nn.Conv2d(sizes[4], sizes[5], 1, bias=False, **place)
+        self.extra.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), one_cell, nn.ReLU()))
         self.pyramids = nn.ModuleList(
             EfficientPyramid(sizes[level + 1] + sizes[level], sizes[level], sizes[level] // 5, scales, **place)
             for level, scales in _SCALES.items()
@@ -164,7 +161,12 @@ class Detector(Network):
         confidences, locations = self.raw(batch)
         if not self.training:
             return self._detect(confidences, locations, priors, sizes)
-        labels, offsets = self._match(priors, sizes, targets or ())
+        matched = []
+        for target, image_size in zip(targets or (), sizes, strict=True):
+            boxes = target["boxes"].to(priors) / _corners_scale(image_size, priors)
+            labels = target["labels"].to(priors.device, torch.int64)
+            matched.append(match(boxes, labels, priors, self.match_threshold))
+        labels, offsets = (torch.stack(parts) for parts in zip(*matched, strict=True))  # (N, P) and (N, P, 4)
         box, category = multibox_loss(confidences, locations, labels, offsets, negatives=self.negatives)
         return {"bbox_regression": box, "classification": category}
 
@@ -183,18 +185,6 @@ class Detector(Network):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         # One size for all, so that no answer depends on what else is in the list.
         return torch.cat([_resize_image(image, self.size) for image in images]), sizes
-
-    def _match(
-        self, priors: Tensor, sizes: list[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        """Labels (N, P) and offsets (N, P, 4) that the priors shall answer."""
-        matched = []
-        for target, image_size in zip(targets, sizes, strict=True):
-            boxes = target["boxes"].to(priors) / _corners_scale(image_size, priors)
-            labels = target["labels"].to(priors.device, torch.int64)
-            matched.append(match(boxes, labels, priors, self.match_threshold))
-        labels, offsets = zip(*matched, strict=True)
-        return torch.stack(labels), torch.stack(offsets)
 
     def _detect(
         self, confidences: Tensor, locations: Tensor, priors: Tensor, sizes: list[tuple[int, int]]
@@ -230,13 +220,6 @@ def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     # The antialiased resize knows no half precision.
     wide = image[None].to(torch.promote_types(image.dtype, torch.float32))
     return F.interpolate(wide, size, mode="bilinear", antialias=True).to(image.dtype)
-
-
-def _halve(in_channels: int, out_channels: int, place: dict[str, Any]) -> nn.Sequential:
-    return nn.Sequential(
-        ConvNormAct(in_channels, in_channels, 3, stride=2, groups=in_channels, **place),
-        ConvNormAct(in_channels, out_channels, 1, **place),
-    )
 
 
 def _heads(sizes: Sequence[int], outputs: int, place: dict[str, Any]) -> nn.ModuleList:

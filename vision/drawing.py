@@ -1,38 +1,29 @@
 """Answers drawn into pictures: names below, coloured regions with a legend, labelled boxes.
 
+Pillow is imported at once here and nowhere else, so :mod:`vision.answers` imports this module only to draw an answer.
+All pictures are in mode RGB, and every mask holds the class of each pixel, (height, width).
+
 Text and lines grow with the picture, so that they are as readable in a thumbnail as in a photograph.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from vision.datasets import Colour
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont
 
 _DARK, _GREY, _LIGHT = (24, 24, 28), (72, 72, 80), (245, 245, 245)
 _ACCENT = (64, 156, 255)
 
 
-def draw_strip(picture: "Image", lines: Sequence[tuple[str, float]]) -> "Image":
+def draw_strip(picture: Image.Image, lines: Sequence[tuple[str, float]]) -> Image.Image:
     """The picture above a dark strip with a line and a bar for each name.
 
-    Args:
-        picture: An RGB picture.
-        lines: A name and its share, 0-1, of each line, from top to bottom.
-
-    Example:
-        >>> from PIL import Image
-        >>> draw_strip(Image.new("RGB", (400, 300)), [("tabby", 0.9), ("lynx", 0.1)]).width
-        400
+    Each of ``lines`` is a name and its share, 0-1, from top to bottom.
     """
-    from PIL import Image, ImageDraw
-
-    font, margin = _font(picture)  # the margins are as wide as the letters are high
+    font, margin = _font(picture)  # margins are as wide as letters are high
     row = round(2.1 * margin)
     texts = [(name, f"{share:.1%}") for name, share in lines]
     needed = max((font.getlength(f"{name}   {share}") for name, share in texts), default=0)
@@ -53,20 +44,16 @@ def draw_strip(picture: "Image", lines: Sequence[tuple[str, float]]) -> "Image":
 
 
 def draw_mask(
-    picture: "Image",
+    picture: Image.Image,
     mask: np.ndarray,
     colours: Sequence[Colour],
     legend: Sequence[tuple[str, Colour]] = (),
     background: int | None = None,
-) -> "Image":
+) -> Image.Image:
     """The picture with its regions tinted and outlined, of the same size.
 
-    Args:
-        picture: An RGB picture.
-        mask: The class of every pixel, (height, width).
-        colours: The colour of each class.
-        legend: Names and their colours, for the corner where they hide least; as many as fit are written.
-        background: The class that is left as it is.
+    The ``legend`` of names and their colours stands in the corner where it hides least, with as many as fit. Pixels of
+    the class ``background`` are left as they are.
 
     Example:
         >>> from PIL import Image
@@ -74,9 +61,7 @@ def draw_mask(
         >>> draw_mask(Image.new("RGB", (40, 30), "white"), mask, [(255, 0, 0)]).getpixel((9, 9))
         (255, 127, 127)
     """
-    from PIL import Image
-
-    marked = mask != background
+    marked = mask != background  # where there is no background, None, no class equals it and every pixel is marked
     tint = Image.fromarray(np.asarray(colours, dtype=np.uint8)[mask])
     result = Image.composite(Image.blend(picture, tint, 0.5), picture, Image.fromarray(marked))
     result.paste(_LIGHT, mask=Image.fromarray(_outlines(mask, max(1, min(picture.size) // 300))))
@@ -85,23 +70,12 @@ def draw_mask(
 
 
 def draw_boxes(
-    picture: "Image", boxes: Sequence[Sequence[float]], labels: Sequence[str], colours: Sequence[Colour]
-) -> "Image":
+    picture: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[str], colours: Sequence[Colour]
+) -> Image.Image:
     """The picture with labelled boxes, the first one on top, of the same size.
 
-    Args:
-        picture: An RGB picture.
-        boxes: Left, top, right and bottom of each, in pixels.
-        labels: What to write at each.
-        colours: The colour of each.
-
-    Example:
-        >>> from PIL import Image
-        >>> draw_boxes(Image.new("RGB", (90, 60)), [(9, 20, 50, 40)], ["cat 98 %"], [(64, 0, 0)]).size
-        (90, 60)
+    Each of ``boxes`` is left, top, right and bottom in pixels, and has a label and a colour.
     """
-    from PIL import ImageDraw
-
     result = picture.copy()
     draw = ImageDraw.Draw(result)
     font, size = _font(picture)
@@ -111,7 +85,7 @@ def draw_boxes(
         left, top, right, bottom = (round(side) for side in box)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_LIGHT, width=line + 2)
         draw.rectangle((left, top, right, bottom), outline=colour, width=line)
-    for box, text, colour in last_first:  # after all boxes, so that none crosses a label
+    for box, text, colour in last_first:  # the labels come after all boxes, so that none crosses a label
         left, top = round(box[0]), round(box[1])
         width, height = round(font.getlength(text)) + 2 * pad, size + 2 * pad
         x = max(0, min(left, picture.width - width - 1))
@@ -121,19 +95,13 @@ def draw_boxes(
     return result
 
 
-def indexed_mask(mask: np.ndarray, colours: Sequence[Colour]) -> "Image":
+def indexed_mask(mask: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
     """The mask as a picture whose values are the classes: in colours, or 16-bit greyscale above 256 classes.
-
-    Args:
-        mask: The class of every pixel, (height, width).
-        colours: The colour of each class.
 
     Example:
         >>> indexed_mask(np.ones((30, 40), np.int64), [(0, 0, 0), (128, 0, 0)]).convert("RGB").getpixel((0, 0))
         (128, 0, 0)
     """
-    from PIL import Image
-
     if len(colours) > 256:
         return Image.fromarray(mask.astype(np.uint16))
     result = Image.fromarray(mask.astype(np.uint8))
@@ -141,10 +109,8 @@ def indexed_mask(mask: np.ndarray, colours: Sequence[Colour]) -> "Image":
     return result
 
 
-def _draw_legend(picture: "Image", legend: Sequence[tuple[str, Colour]], marked: np.ndarray) -> None:
-    """In the corner where it hides the fewest of the marked pixels; nothing where the picture is too small."""
-    from PIL import Image, ImageDraw
-
+def _draw_legend(picture: Image.Image, legend: Sequence[tuple[str, Colour]], marked: np.ndarray) -> None:
+    """Draw the legend where it hides the fewest marked pixels; where it does not fit the picture, draw none."""
     font, size = _font(picture)
     row, pad, edge = round(1.7 * size), size // 2, size // 2
     entries = legend[: max(0, picture.height // 2 - pad) // row]
@@ -164,19 +130,17 @@ def _draw_legend(picture: "Image", legend: Sequence[tuple[str, Colour]], marked:
 
 
 def _outlines(mask: np.ndarray, width: int) -> np.ndarray:
-    """Where a pixel's class differs from that of the pixel ``width`` to the right or below."""
+    """Mark the pixels whose class differs from that of the pixel ``width`` to the right or below."""
     edges = np.zeros(mask.shape, dtype=bool)
     edges[:, :-width] |= mask[:, :-width] != mask[:, width:]
     edges[:-width] |= mask[:-width] != mask[width:]
     return edges
 
 
-def _font(picture: "Image") -> tuple["FreeTypeFont", int]:
-    """Pillow's own font, and its size, for this picture."""
-    from PIL import ImageFont
-
+def _font(picture: Image.Image) -> tuple[ImageFont.FreeTypeFont, int]:
+    """Return Pillow's own font in the size that suits this picture, and that size."""
     size = max(13, min(picture.size) // 26)
-    return cast("FreeTypeFont", ImageFont.load_default(size)), size
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size)), size
 
 
 def _text_colour(background: Colour) -> Colour:

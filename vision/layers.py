@@ -1,4 +1,4 @@
-"""The 2-D layers that the ESPNetv2 networks are made of, beside the EESP units of the core."""
+"""The 2-D layers of which the ESPNetv2 networks are made, beside the EESP units of the core."""
 
 import math
 from collections.abc import Sequence
@@ -8,58 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eru import StridedEESP
 from eru.eesp import EESP
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch normalisation and PReLU; padded so that stride 1 keeps the size.
+    """Convolution with an odd kernel, batch normalisation and PReLU; padded so that stride 1 keeps the size.
 
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Taps along each axis, odd.
-        stride: Stride of the convolution.
-        groups: Groups of the convolution.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+    ``place`` is the ``device`` and ``dtype`` of the parameters, as in all layers of this module.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H / stride, W / stride), rounded up.
-
-    Example:
-        >>> ConvNormAct(3, 8, 3, stride=2)(torch.zeros(1, 3, 9, 8)).shape
-        torch.Size([1, 8, 5, 4])
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1, **place: Any
     ) -> None:
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        padding = kernel_size // 2
         super().__init__(
-            nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride=stride,
-                padding=kernel_size // 2,
-                groups=groups,
-                bias=False,
-                **place,
-            ),
-            *norm_act(out_channels, **place),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False, **place),
+            *norm_and_prelu(out_channels, **place),
         )
 
 
-def norm_act(channels: int, **place: Any) -> nn.Sequential:
-    """Batch normalisation and PReLU."""
+def norm_and_prelu(channels: int, **place: Any) -> nn.Sequential:
+    """Make batch normalisation followed by PReLU."""
     return nn.Sequential(nn.BatchNorm2d(channels, **place), nn.PReLU(channels, **place))
 
 
@@ -79,23 +52,15 @@ class EfficientPyramid(nn.Module):
     ``max(5, ceil(size * scale))`` first and brought back after.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        width: Channels of the reduced input.
+        width: Channels of the reduced input y.
         scales: Scale of each branch.
         last: Whether the output is a network's logits: then the expand has a bias, and nothing follows it.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
 
     Source:
         The authors' published segmentation and detection networks.
-
-    Example:
-        >>> EfficientPyramid(8, 16, 4, (2.0, 1.0, 0.5))(torch.zeros(2, 8, 9, 7)).shape
-        torch.Size([2, 16, 9, 7])
     """
 
     def __init__(
@@ -106,21 +71,19 @@ class EfficientPyramid(nn.Module):
         scales: Sequence[float],
         *,
         last: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **place: Any,
     ) -> None:
         super().__init__()
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.scales = tuple(scales)
         count = len(self.scales)
         self.project = ConvNormAct(in_channels, width, 1, **place)
         self.branches = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False, **place) for _ in self.scales
         )
-        self.norm_act = norm_act(count * width, **place)
+        self.norm_act = norm_and_prelu(count * width, **place)
         self.merge = ConvNormAct(count * width, width, 3, groups=width, **place)
         self.expand = nn.Conv2d(width, out_channels, 1, bias=last, **place)
-        self.last = nn.Identity() if last else norm_act(out_channels, **place)
+        self.last = nn.Identity() if last else norm_and_prelu(out_channels, **place)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the pyramid to (N, in_channels, H, W)."""
@@ -146,39 +109,50 @@ class EfficientPointwise(nn.Module):
     .. math::
         z = \sigma(W\, \mathrm{mean}(x)) \odot \mathrm{conv}(x)
 
-    Args:
-        in_channels: M.
-        out_channels: N; the convolution has gcd(M, N) groups.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+    With M input and N output channels the convolution has gcd(M, N) groups.
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
 
     Source:
         The authors' published segmentation networks.
-
-    Example:
-        >>> EfficientPointwise(8, 12)(torch.zeros(2, 8, 9, 7)).shape
-        torch.Size([2, 12, 9, 7])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, **place: Any) -> None:
         super().__init__()
+        self.gate = nn.Conv2d(in_channels, out_channels, 1, bias=False, **place)
         groups = math.gcd(in_channels, out_channels)
-        self.gate = nn.Conv2d(in_channels, out_channels, 1, bias=False, device=device, dtype=dtype)
-        self.convolution = ConvNormAct(in_channels, out_channels, 3, groups=groups, device=device, dtype=dtype)
+        self.convolution = ConvNormAct(in_channels, out_channels, 3, groups=groups, **place)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the gated convolution to (N, in_channels, H, W)."""
         return self.convolution(x) * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()
+
+
+class PublishedDown(StridedEESP):
+    """A strided EESP unit in two dimensions whose state dict is that of the authors' published networks.
+
+    Their files hold parameters that no output depends on: the EESP's last activation in every such unit, and, where
+    the image is not fed, the whole shortcut. The paper's parameter counts include them. They are held here, frozen, so
+    that published files load strictly and the counts agree.
+
+    ``feed_image`` says whether the shortcut is used; the published classifiers hold one at level 5 that is not. The
+    ``options`` are further ones of :class:`eru.StridedEESP`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, feed_image: bool = True, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, ndim=2, norm=nn.BatchNorm2d, activation=nn.PReLU, **options)
+        self.feed_image = feed_image
+        # A strided EESP ends before its activation, so this one is only held.
+        like = self.eesp.reduce_weight
+        unused = nn.PReLU(out_channels - in_channels, device=like.device, dtype=like.dtype)
+        self.eesp.activation = unused.requires_grad_(False)
+        if self.shortcut is not None and not feed_image:
+            self.shortcut.requires_grad_(False)
+
+    def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
+        """Halve (N, M, H, W); the image feeds the shortcut, if it is fed at all."""
+        return super().forward(x, image) if self.feed_image else self.activation(self.halve(x))
 
 
 def init_weights(module: nn.Module) -> None:
@@ -186,9 +160,6 @@ def init_weights(module: nn.Module) -> None:
 
     Convolutions are Kaiming normal (fan out) and linear layers N(0, 0.001); biases are 0. Batch normalisation begins
     with scale 1 and shift 0, PReLU with the slope 0.25.
-
-    Example:
-        >>> init_weights(nn.Linear(3, 4))
     """
     for part in module.modules():
         if isinstance(part, EESP):

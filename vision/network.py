@@ -15,15 +15,7 @@ _NOT_OPTIONS = {"num_classes", "depth", "image_levels", "out_indices", "device",
 
 
 def option_names(build: Callable[..., nn.Module]) -> list[str]:
-    """The options of a model's class: the arguments of its constructor that shape it.
-
-    Args:
-        build: :class:`vision.ESPNetv2` or a class of whole models.
-
-    Example:
-        >>> option_names(ESPNetv2)
-        ['width', 'in_channels', 'convolution', 'fusion', 'shortcut']
-    """
+    """The options of :class:`vision.ESPNetv2` or of a class of whole models: what shapes them in their constructor."""
     return [name for name in signature(build).parameters if name not in _NOT_OPTIONS]
 
 
@@ -61,13 +53,7 @@ class Network(nn.Module):
         self.backbone = ESPNetv2(depth=self.depth, image_levels=self.image_levels, **options)
 
     def architecture(self) -> dict[str, Any]:
-        """The model's options, by which a file of weights can say how to build it again.
-
-        Example:
-            >>> from vision.classification import Classifier
-            >>> Classifier(0.5, fusion=False, device="meta").architecture()["fusion"]
-            False
-        """
+        """The model's options, by which a file of weights can say how to build it again."""
         names = option_names(type(self))
         return {name: getattr(self if hasattr(self, name) else self.backbone, name) for name in names}
 

@@ -15,7 +15,7 @@ from torch import nn
 from eru.complexity import stages
 from eru.eesp import EESP
 from eru.sizes import receptive_field_limit
-from vision.backbone import channels
+from vision.backbone import WIDTHS, channels
 from vision.detection import Detector
 from vision.registry import create_model
 from vision.weights import model_name
@@ -23,23 +23,16 @@ from vision.weights import model_name
 Verdict = Literal["equal", "differs"]
 UNITS = {"": 1, "M": 10**6, "B": 10**9, "x": 1}
 
-_TABLE_2 = {
-    0.5: ("1.24", "28"),
-    1.0: ("1.67", "86"),
-    1.25: ("1.97", "123"),
-    1.5: ("2.31", "169"),
-    1.75: ("3.03", "224"),
-    2.0: ("3.49", "284"),
-}
-_TABLE_3 = {"voc": {256: "0.6", 384: "1.4", 512: "2.5"}, "coco": {256: "0.7", 384: "1.6", 512: "2.8"}}
-# What the authors' model tables print of s = 2.0: parameters, then FLOPs by height and width of the image.
-_SEGMENTERS = {
-    "voc": ("0.79", {(256, 256): "337.58", (384, 384): "759.52"}),
-    "city": ("0.79", {(256, 512): "674.78", (512, 1024): "2699.05"}),
-}
-_DETECTORS = {"voc": ("4.75", {300: "0.9", 512: "2.5"}), "coco": ("5.81", {300: "1.1", 512: "3.2"})}
-_DATASETS = {"voc": "PASCAL VOC", "city": "Cityscapes", "coco": "MS COCO"}
-
+# Millions of parameters and of FLOPs, by width; the last is the largest network of Fig. 3c.
+_TABLE_2 = ("1.24 28", "1.67 86", "1.97 123", "2.31 169", "3.03 224", "3.49 284", "5.9 602")
+# What the authors' model tables print of s = 2.0: the model, how many classes its FLOPs include (see model_tables),
+# the unit of these, millions of parameters, and FLOPs by height and width of the image.
+_MODEL_TABLES = (
+    ("PASCAL VOC", "seg_voc", 21, "M", "0.79", {(256, 256): "337.58", (384, 384): "759.52"}),
+    ("Cityscapes", "seg_city", 20, "M", "0.79", {(256, 512): "674.78", (512, 1024): "2699.05"}),
+    ("SSD, PASCAL VOC", "ssd_voc", 0, "B", "4.75", {(300, 300): "0.9", (512, 512): "2.5"}),
+    ("SSD, MS COCO", "ssd_coco", 0, "B", "5.81", {(300, 300): "1.1", (512, 512): "3.2"}),
+)
 _CUT_OFF = "the paper rounds most figures, but cuts this one off"
 
 
@@ -48,8 +41,6 @@ class Row:
     """One number of the paper and ours.
 
     Attributes:
-        table: What it belongs to, in words.
-        quantity: What is counted.
         printed: The paper's figure in ``unit``, with the digits that it prints.
         ours: Our count, exact, in ones.
         unit: A key of ``UNITS``.
@@ -94,23 +85,21 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
 @cache
 def counts(name: str, height: int, width: int, **options: Any) -> tuple[int, int]:
-    """Parameters and multiply-adds of the model of that name, for an image of that size.
-
-    Example:
-        >>> counts("espnetv2_050", 224, 224)
-        (1241332, 28375508)
-    """
+    """Parameters and multiply-adds of the model of that name, for an image of that size."""
     model = create_model(name, device="meta", **options)
     return parameters(model), multiply_adds(model, height, width)
 
 
-def reach(convolution: nn.Module, in_channels: int) -> int:
-    """Side of the square that an impulse spreads over; the weights, biases not among them, become ones.
+def _flops(
+    title: str, label: str, printed: str, unit: str, name: str, height: int, width: int, note: str = "", **options: Any
+) -> Row:
+    """Compare the printed multiply-adds of a model with ours."""
+    _, work = counts(name, height, width, **options)
+    return Row(title, f"{label}, FLOPs", printed, work, unit, note)
 
-    Example:
-        >>> reach(nn.Conv2d(2, 1, 3, dilation=2, padding=2, bias=False), 2)
-        5
-    """
+
+def reach(convolution: nn.Module, in_channels: int) -> int:
+    """Side of the square that an impulse spreads over; the weights, biases not among them, become ones."""
     for parameter in convolution.parameters():
         nn.init.ones_(parameter)
     impulse = torch.zeros(1, in_channels, 33, 33)
@@ -125,23 +114,17 @@ def table_1() -> list[Row]:
     n, c, out, g, r = 3, 8, 16, 4, 4
     title = f"Table 1: convolutions of n = {n}, c = {c}, c' = {out}, g = {g}, r = {r} (formulas evaluated)"
 
-    def separable(dilation: int) -> nn.Module:
+    def separable(dilation: int) -> nn.Module:  # depth-wise, then point-wise
         reduced = nn.Conv2d(c, c, n, padding=dilation * (n // 2), dilation=dilation, groups=c, bias=False)
         return nn.Sequential(reduced, nn.Conv2d(c, out, 1, bias=False))
 
     same: dict[str, Any] = {"padding": n // 2, "bias": False}
+    apart = n**2 * c + c * out
     kinds = [
         ("standard", "n^2 c c'", n**2 * c * out, "n", n, nn.Conv2d(c, out, n, **same)),
         ("group", "n^2 c c' / g", n**2 * c * out // g, "n", n, nn.Conv2d(c, out, n, groups=g, **same)),
-        ("depth-wise separable", "n^2 c + c c'", n**2 * c + c * out, "n", n, separable(1)),
-        (
-            "depth-wise dilated separable",
-            "n^2 c + c c'",
-            n**2 * c + c * out,
-            "(n - 1) r + 1",
-            (n - 1) * r + 1,
-            separable(r),
-        ),
+        ("depth-wise separable", "n^2 c + c c'", apart, "n", n, separable(1)),
+        ("depth-wise dilated separable", "n^2 c + c c'", apart, "(n - 1) r + 1", (n - 1) * r + 1, separable(r)),
     ]
     rows = []
     for kind, formula, weights, field_formula, field, convolution in kinds:
@@ -174,7 +157,8 @@ def table_2() -> list[Row]:
     """The classifiers, and the largest one, of Fig. 3c."""
     title = "Table 2 and Fig. 3c: classifiers, images of 224x224"
     rows = []
-    for width, (size, cost) in (_TABLE_2 | {3.0: ("5.9", "602")}).items():
+    for width, printed in zip(WIDTHS, _TABLE_2, strict=True):
+        size, cost = printed.split()
         weights, work = counts(model_name(width), 224, 224)
         label = f"{'Fig. 3c, ' if width == 3 else ''}s = {width}, channels {'-'.join(map(str, channels(width)))}"
         rows.append(Row(title, f"{label}, parameters", size, weights, "M", _CUT_OFF if width == 2 else ""))
@@ -184,28 +168,28 @@ def table_2() -> list[Row]:
 
 def figure_7() -> list[Row]:
     """The segmenters of the figure: s = 2.0."""
-    rows = []
-    for dataset, height, width, printed in (("voc", 384, 384, "0.76"), ("city", 512, 1024, "2.7")):
-        _, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
-        label = f"{_DATASETS[dataset]}, {height}x{width}, FLOPs"
-        rows.append(Row("Fig. 7: segmenters, s = 2.0", label, printed, work, "B"))
-    return rows
+    title = "Fig. 7: segmenters, s = 2.0"
+    return [
+        _flops(title, "PASCAL VOC, 384x384", "0.76", "B", "espnetv2_200_seg_voc", 384, 384),
+        _flops(title, "Cityscapes, 512x1024", "2.7", "B", "espnetv2_200_seg_city", 512, 1024),
+    ]
 
 
 def table_3() -> list[Row]:
     """The detectors."""
-    title = "Table 3: SSD on s = 2.0"
     reason = (
-        "could not be reproduced; the authors' model table, below, gives 1.1 B at 300x300 and 3.2 B at 512x512, as we "
-        "count"
+        "could not be reproduced; "
+        "the authors' model table, below, gives 1.1 B at 300x300 and 3.2 B at 512x512, as we count"
     )
-    rows = []
-    for dataset, sizes in _TABLE_3.items():
-        note = reason if dataset == "coco" else ""
-        for side, printed in sizes.items():
-            _, work = counts(f"espnetv2_200_ssd_{dataset}", side, side)
-            rows.append(Row(title, f"{_DATASETS[dataset]} {side}x{side}, FLOPs", printed, work, "B", note))
-    return rows
+    cases = [
+        ("PASCAL VOC", "espnetv2_200_ssd_voc", {256: "0.6", 384: "1.4", 512: "2.5"}, ""),
+        ("MS COCO", "espnetv2_200_ssd_coco", {256: "0.7", 384: "1.6", 512: "2.8"}, reason),
+    ]
+    return [
+        _flops("Table 3: SSD on s = 2.0", f"{label} {side}x{side}", printed, "B", name, side, side, note)
+        for label, name, sizes, note in cases
+        for side, printed in sizes.items()
+    ]
 
 
 def table_5() -> list[Row]:
@@ -218,11 +202,10 @@ def table_5() -> list[Row]:
         ("depth-wise, not dilated", "depthwise", "123", ""),
         ("depth-wise dilated", "depthwise-dilated", "123", ""),
     ]
-    rows = []
-    for label, kind, printed, note in cases:
-        _, work = counts("espnetv2_125", 224, 224, convolution=kind)
-        rows.append(Row(title, f"{label}, FLOPs", printed, work, "M", note))
-    return rows
+    return [
+        _flops(title, label, printed, "M", "espnetv2_125", 224, 224, note, convolution=kind)
+        for label, kind, printed, note in cases
+    ]
 
 
 def table_6() -> list[Row]:
@@ -244,17 +227,11 @@ def model_tables() -> list[Row]:
     """
     title = "Not the paper, but the authors' model tables: s = 2.0, segmenters (FLOPs + classes H W / 8) and detectors"
     rows = []
-    for dataset, (size, costs) in _SEGMENTERS.items():
-        label, classes = _DATASETS[dataset], {"voc": 21, "city": 20}[dataset]
+    for label, kind, classes, unit, size, costs in _MODEL_TABLES:
+        weights = 0
         for (height, width), printed in costs.items():
-            weights, work = counts(f"espnetv2_200_seg_{dataset}", height, width)
+            weights, work = counts(f"espnetv2_200_{kind}", height, width)
             work += classes * height * width // 8
-            rows.append(Row(title, f"{label} {height}x{width}, FLOPs", printed, work, "M"))
-        rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
-    for dataset, (size, costs) in _DETECTORS.items():
-        label = f"SSD, {_DATASETS[dataset]}"
-        for side, printed in costs.items():
-            weights, work = counts(f"espnetv2_200_ssd_{dataset}", side, side)
-            rows.append(Row(title, f"{label} {side}x{side}, FLOPs", printed, work, "B"))
+            rows.append(Row(title, f"{label} {height}x{width}, FLOPs", printed, work, unit))
         rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
     return rows

@@ -16,26 +16,20 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def require_pillow() -> None:
-    """Say where Pillow comes from, if it is not here.
+    """Say where Pillow comes from, if it is not installed.
 
     Raises:
         ValueError: Pillow is not installed.
-
-    Example:
-        >>> require_pillow()
     """
     if find_spec("PIL") is None:
         raise ValueError("pictures need Pillow, which is not installed: it comes with eru's extra 'vision'")
 
 
 def open_picture(path: str | Path) -> "Image":
-    """Read a picture file as RGB, turned as its EXIF orientation says.
+    """Read a picture file, in any format that Pillow decodes, as RGB, turned as its EXIF orientation says.
 
     Transparent parts become white, 16-bit greyscale is scaled to 8 bits, CMYK converted. Of an animation or a file of
     several pages the first is taken, and ``picture.info["first_of_many"]`` is True.
-
-    Args:
-        path: A file in any format that Pillow decodes.
 
     Raises:
         ValueError: The file is not there, is not a picture, is damaged, has more pixels than Pillow's limit against
@@ -62,9 +56,7 @@ def open_picture(path: str | Path) -> "Image":
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """The files that are meant: files as they are given, folders replaced by the pictures in them, each once.
 
-    Args:
-        paths: Files and folders. Of a folder, the files whose name ends as a picture's are taken, sorted by name; its
-            sub-folders are not entered.
+    Of a folder, the files whose name ends as a picture's are taken, sorted by name; its sub-folders are not entered.
 
     Raises:
         ValueError: A folder without pictures.
@@ -86,12 +78,7 @@ def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def picture_suffixes() -> frozenset[str]:
-    """The endings of the names of pictures, in lower case.
-
-    Example:
-        >>> {".jpg", ".png"} <= picture_suffixes(), ".txt" in picture_suffixes()
-        (True, False)
-    """
+    """The endings of the names of pictures, in lower case."""
     from PIL import Image
 
     formats = _formats()
@@ -106,7 +93,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _read(path: Path) -> "Image":
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if not path.stat().st_size:
         raise ValueError("the file is empty")
@@ -114,18 +101,13 @@ def _read(path: Path) -> "Image":
         file.load()
         # A second picture in a photograph's file is a preview of the first, or its depth.
         several = file.format != "MPO" and getattr(file, "is_animated", False)
-        picture = _to_rgb(_upright(file))
+        try:
+            upright = ImageOps.exif_transpose(file)
+        except Exception:  # damaged EXIF data says nothing about the pixels
+            upright = file
+        picture = _to_rgb(upright)
     picture.info = {"first_of_many": True} if several else {}
     return picture
-
-
-def _upright(picture: "Image") -> "Image":
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # damaged EXIF data says nothing about the pixels
-        return picture.copy()
 
 
 def _to_rgb(picture: "Image") -> "Image":

@@ -50,10 +50,7 @@ class Preprocessing:
             raise ValueError(f"crop={self.crop}: must be None or in (0, 1]")
 
     def __call__(self, picture: "Image") -> Tensor:
-        """The network's input, (3, height, width), float32.
-
-        Args:
-            picture: In mode RGB, as `vision.pictures.open_picture` gives it.
+        """The network's input, (3, height, width), float32, of a picture in mode RGB.
 
         Raises:
             ValueError: The picture is in another mode.
@@ -65,6 +62,7 @@ class Preprocessing:
         height, width = self.size
         box = None if self.crop is None else self._centre(picture.width, picture.height, self.crop)
         resized = picture.resize((width, height), Resampling.BILINEAR, box)
+        # Pillow's pixels are (height, width, channels), while torch's convolutions want the channels first.
         values = torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         return ((values - mean[:, None, None]) / std[:, None, None]).contiguous()

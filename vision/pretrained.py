@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from eru.storage import atomic_write, cache_dir, download, make_cache_folder
 from vision.network import Network
-from vision.published import from_published, is_published
-from vision.weights import WEIGHTS, Weights
+from vision.weights import WEIGHTS, Weights, from_published, is_published
 
 _ARCHITECTURE = "architecture"  # in a safetensors file's metadata
 _SIZE_LIMIT = 64 << 20  # bytes; the largest file has about 24 MB
@@ -72,10 +71,7 @@ class WeightsFile:
 
     @classmethod
     def find(cls, weights: Weights | str | Path) -> "WeightsFile":
-        """Find and read a file.
-
-        Args:
-            weights: A record, its name, or the path of a file.
+        """Find and read the file that a record, its name or a path means.
 
         Raises:
             ValueError: There is no such record or file, the download failed, or the file was altered since.
@@ -185,18 +181,14 @@ def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) 
 def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], file: WeightsFile) -> None:
     missing = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
-    other = [name for name in own if name in state and own[name].shape != state[name].shape]
     faults = [
         f"{len(names)} {what}, such as {names[0]}"
         for names, what in ((missing, "entries are missing"), (unknown, "entries are unknown"))
         if names
     ]
-    if other:
-        name = other[0]
-        faults.append(
-            f"{len(other)} entries have other shapes, such as {name} {tuple(state[name].shape)} where the model has "
-            f"{tuple(own[name].shape)}"
-        )
+    if other := [name for name in own if name in state and own[name].shape != state[name].shape]:
+        has, wanted = tuple(state[other[0]].shape), tuple(own[other[0]].shape)
+        faults.append(f"{len(other)} entries have other shapes, such as {other[0]} {has} where the model has {wanted}")
     if faults:
         known = f" ({file.record.name})" if file.record else ""
         raise ValueError(f"{file.path}{known} does not fit the model: {'; '.join(faults)}")

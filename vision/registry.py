@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,14 @@ from vision.pretrained import WeightsFile, load_weights
 from vision.segmentation import Segmenter
 from vision.weights import WEIGHTS, Weights, list_weights, model_name
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What the models of one kind share, whatever their width.
-
-    Attributes:
-        network: Their class.
-        dataset: What their classes are, unless another number of classes is asked for.
-        preprocessing: What they see of a picture, unless their weights are known to have seen something else.
-    """
-
-    network: type[Network]
-    dataset: Dataset
-    preprocessing: Preprocessing
-
-
-_KINDS = {
-    "": Kind(Classifier, IMAGENET, Preprocessing((224, 224), crop=0.875)),
-    "_seg_voc": Kind(Segmenter, VOC, Preprocessing((384, 384))),
-    "_seg_city": Kind(Segmenter, CITYSCAPES, Preprocessing((512, 1024))),
-    "_ssd_voc": Kind(Detector, VOC, Preprocessing((300, 300))),
-    "_ssd_coco": Kind(Detector, COCO, Preprocessing((300, 300))),
+# What the models of one kind share, whatever their width: their class, their data set unless another number of classes
+# is asked for, and what they see of a picture unless their weights are known to have seen something else.
+_KINDS: dict[str, tuple[type[Network], Dataset, Preprocessing]] = {
+    "": (Classifier, IMAGENET, Preprocessing((224, 224), crop=0.875)),
+    "_seg_voc": (Segmenter, VOC, Preprocessing((384, 384))),
+    "_seg_city": (Segmenter, CITYSCAPES, Preprocessing((512, 1024))),
+    "_ssd_voc": (Detector, VOC, Preprocessing((300, 300))),
+    "_ssd_coco": (Detector, COCO, Preprocessing((300, 300))),
 }
 _MODELS = {model_name(width, suffix): (width, kind) for width in WIDTHS for suffix, kind in _KINDS.items()}
 
@@ -79,7 +65,7 @@ def create_model(
             ``"DEFAULT"`` is the published classifier of the same width.
         features_only: Whether to build the backbone alone, which gives a list of maps.
         out_indices: Which maps, with ``features_only``; levels below the last one named are not built.
-        device: Where the parameters live.
+        device: Device of the parameters.
         dtype: Type of the parameters.
         options: Options of the model's class: ``in_channels``, ``multi_label``, ``fusion``, ``shortcut``, ... A file
             that :func:`vision.save_weights` wrote knows those of its model, and the number of its classes.
@@ -106,24 +92,32 @@ def create_model(
         raise ValueError(f"num_classes={num_classes}: with features_only=True there are no classes")
     if out_indices is not None and not features_only:
         raise ValueError(f"out_indices={tuple(out_indices)}: needs features_only=True")
-    width, kind = _MODELS[name]
+    width, (network, dataset, preprocessing) = _MODELS[name]
     place = {"device": device, "dtype": dtype}
     file, backbone_file = _find(name, weights), _find(model_name(width), weights_backbone)
     if features_only:
-        return _build_backbone(name, kind, {"width": width, **options}, out_indices, file or backbone_file, place)
+        indices = resolve_indices(range(network.depth) if out_indices is None else out_indices, network.depth)
+        levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": network.image_levels}
+        backbone = _build(name, ESPNetv2, {"width": width, **options}, **levels, **place)
+        if (wanted := file or backbone_file) is not None:
+            backbone.weights_record = load_weights(backbone, wanted)
+        return backbone
 
     record = None if file is None else file.record
-    saved = {} if file is None else _saved_options(name, file)
-    own = len(kind.dataset.categories)
+    saved: dict[str, Any] = {}
+    if file is not None:  # it knows its model, and one of ours also the options and the number of classes
+        saved = file.architecture() if record is None else {"name": record.model}
+        if (other := saved.pop("name", name)) != name:
+            raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
+    own = len(dataset.categories)
     held = saved.pop("num_classes", own)
     classes = held if num_classes is None else num_classes
     # A published file has its dataset's classes: where others are wanted, the last layer is replaced after loading.
     built = classes if record is None else own
-    preprocessing = kind.preprocessing if record is None else record.preprocessing
-    if kind.network is Detector:
+    preprocessing = preprocessing if record is None else record.preprocessing
+    if network is Detector:
         saved.setdefault("size", preprocessing.size)  # a detector resizes the images of a list itself
-    options = {"width": width, **saved, **options}
-    model = _build(name, kind.network, options, num_classes=built, **place)
+    model = _build(name, network, {"width": width, **saved, **options}, num_classes=built, **place)
     model.name = name
     if file is not None:
         model.weights_record = load_weights(model, file)
@@ -131,7 +125,7 @@ def create_model(
         load_weights(model.backbone, backbone_file)
     if classes != model.num_classes:
         model.reset_classifier(classes)
-    model.dataset = kind.dataset if classes == own else None
+    model.dataset = dataset if classes == own else None
     model.preprocessing = replace(preprocessing, size=getattr(model, "size", preprocessing.size))
     return model
 
@@ -143,36 +137,6 @@ def _build(name: str, build: Callable[..., Any], options: Mapping[str, Any], **d
         if option not in known:
             raise ValueError(f"{option}={value!r}: {name} has no such option here; it has {', '.join(known)}")
     return build(**options, **decided)
-
-
-def _build_backbone(
-    name: str,
-    kind: Kind,
-    options: Mapping[str, Any],
-    out_indices: Sequence[int] | None,
-    file: WeightsFile | None,
-    place: Mapping[str, Any],
-) -> ESPNetv2:
-    """The backbone of a kind of models, no deeper than its maps need."""
-    depth, image_levels = kind.network.depth, kind.network.image_levels
-    indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
-    levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": image_levels}
-    backbone = _build(name, ESPNetv2, options, **levels, **place)
-    if file is not None:
-        backbone.weights_record = load_weights(backbone, file)
-    return backbone
-
-
-def _saved_options(name: str, file: WeightsFile) -> dict[str, Any]:
-    """What a file knows about its model: the options, and the number of classes.
-
-    Raises:
-        ValueError: It is another model's file.
-    """
-    saved = file.architecture() if file.record is None else {"name": file.record.model}
-    if (other := saved.pop("name", name)) != name:
-        raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
-    return saved
 
 
 def _find(name: str, weights: Weights | str | Path | None) -> WeightsFile | None:

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from eru.eesp import Convolution
-from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, norm_act, resize
+from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, norm_and_prelu, resize
 from vision.network import Network
 
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 _PLANES = (64, 48, 32)
-_LEAST_REDUCED, _MOST_REDUCED = 10, 16
 
 
 class Segmenter(Network):
@@ -25,16 +24,10 @@ class Segmenter(Network):
     PReLU :math:`\phi`; the last pyramid's logits are enlarged to the image's size.
 
     Args:
-        width: The paper's s, see :class:`vision.ESPNetv2`.
         num_classes: At least 1. With one class, its logit tells the foreground from the background.
-        in_channels: Channels of the image.
         pyramid_width: Channels inside of the pyramids. By default half the number of classes, but at least the 10 of
             the published networks and at most 16.
-        convolution: Ablation of Table 5, see :class:`vision.ESPNetv2`, like the next two.
-        fusion: Ablation of Table 6.
-        shortcut: Ablation of Table 6.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        width, in_channels, convolution, fusion, shortcut, device, dtype: As for :class:`vision.ESPNetv2`.
 
     Shape:
         image (N, in_channels, H, W), H and W at least 32; output ``{"out": (N, num_classes, H, W)}``, logits, as
@@ -67,33 +60,33 @@ class Segmenter(Network):
         dtype: torch.dtype | None = None,
     ) -> None:
         place: dict[str, Any] = {"device": device, "dtype": dtype}
-        ablation: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
-        super().__init__(width=width, in_channels=in_channels, **ablation, **place)
+        kind: dict[str, Any] = {"convolution": convolution, "fusion": fusion, "shortcut": shortcut}
+        super().__init__(width=width, in_channels=in_channels, **kind, **place)
         self._take_classes(num_classes, least=1)
         if pyramid_width is None:
-            pyramid_width = min(max(num_classes // 2, _LEAST_REDUCED), _MOST_REDUCED)
+            pyramid_width = min(max(num_classes // 2, 10), 16)
         if pyramid_width < 1:
             raise ValueError(f"pyramid_width={pyramid_width}: must be at least 1")
         self.pyramid_width = pyramid_width
         coarsest, *finer = reversed(self.feature_info.channels())
+        # Each pyramid takes what the one before it gives, the first one the coarsest map.
         self.pyramids = nn.ModuleList(
-            EfficientPyramid(size, planes, pyramid_width, SCALES, **place)
-            for size, planes in zip((coarsest, *_PLANES), _PLANES, strict=False)
+            EfficientPyramid(before, planes, pyramid_width, SCALES, **place)
+            for before, planes in zip((coarsest, *_PLANES[:-1]), _PLANES, strict=True)
         )
         self.pyramids.append(EfficientPyramid(_PLANES[-1], num_classes, pyramid_width, SCALES, last=True, **place))
         self.skips = nn.ModuleList(
             EfficientPointwise(size, planes, **place) for size, planes in zip(finer, _PLANES, strict=True)
         )
-        self.merges = nn.ModuleList(norm_act(planes, **place) for planes in _PLANES)
+        self.merges = nn.ModuleList(norm_and_prelu(planes, **place) for planes in _PLANES)
         init_weights(self)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Make a new last convolution for other classes; the decoder stays as it is."""
         self._take_classes(num_classes, least=1)
         old = self.get_classifier()
-        self.pyramids[-1].expand = nn.Conv2d(
-            old.in_channels, num_classes, 1, device=old.weight.device, dtype=old.weight.dtype
-        )
+        like: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+        self.pyramids[-1].expand = nn.Conv2d(old.in_channels, num_classes, 1, **like)
         init_weights(self.get_classifier())
 
     def get_classifier(self) -> nn.Conv2d:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.published import our_name
+from vision.weights import our_name
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from eru import StridedEESP
-from vision.downsampling import PublishedDown
+from vision.layers import PublishedDown
 
 
 def plain_twin(published, shortcut):

@@ -8,8 +8,7 @@ import torch
 from golden_rules import GOLDEN, published_entries, sine_image
 
 import vision
-from vision.published import from_published
-from vision.weights import WEIGHTS
+from vision.weights import WEIGHTS, from_published
 
 CLOSE = {"rtol": 0, "atol": 1e-3}
 PUBLISHED = (

@@ -12,8 +12,7 @@ import vision
 from vision import pretrained
 from vision.network import option_names
 from vision.pretrained import WeightsFile, blob_id, fetch
-from vision.published import from_published, our_name
-from vision.weights import WEIGHTS, Weights
+from vision.weights import WEIGHTS, Weights, from_published, our_name
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The inference form of a model: what is linear at inference folded together, weights in the fastest memory format."""
+"""Folding: what is linear at inference, batch normalisation above all, goes into the convolution before it."""
 
 import copy
 from typing import Any
@@ -120,7 +120,7 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, M, H, W)."""
-        if self.weight.shape[2:] == (1, 1) and self.options["stride"] in (1, (1, 1)) and _prefers_onednn(x):
+        if self.weight.shape[2:] == (1, 1) and self.options.get("stride", 1) in (1, (1, 1)) and _prefers_onednn(x):
             return torch.mkldnn_convolution(x, self.weight, self.bias, [0, 0], [1, 1], [1, 1], self.options["groups"])
         return F.conv2d(x, self.weight, self.bias, **self.options)
 
@@ -133,9 +133,8 @@ def _prefers_onednn(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel():
         return False
-    return (
-        torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
-    )
+    mkldnn = torch.backends.mkldnn
+    return mkldnn.is_available() and mkldnn.enabled and not torch.is_autocast_enabled("cpu")
 
 
 class Branches(nn.Module):
@@ -177,16 +176,15 @@ class InferenceEESP(nn.Module):
         first: Any = unit.reduce_layers
         last: Any = unit.expand_layers
         reduce_norm, *activation = first
-        point: dict[str, Any] = {"stride": 1, "padding": 0}
         scale, shift = _affine(reduce_norm)
-        self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups, **point)
+        self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups)
         self.reduce_activation = nn.Sequential(*activation)
         self.branches = Branches(unit)
         # Where the sizes do not divide evenly, the unit expands to more channels than it keeps.
         self.out_channels, extra = unit.out_channels, len(unit.expand_weight) - unit.out_channels
         scale, shift = _affine(last[0])
         weight = unit.expand_weight * F.pad(scale.flatten(), (0, extra)).view(-1, 1, 1, 1)
-        self.expand = FoldedConv(weight, F.pad(shift, (0, extra)), groups=unit.expand_groups, **point)
+        self.expand = FoldedConv(weight, F.pad(shift, (0, extra)), groups=unit.expand_groups)
         self.residual = unit.residual
         # The strided units of published networks hold an activation that is never applied.
         self.activation = None if unit.stride > 1 else unit.activation

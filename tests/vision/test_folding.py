@@ -9,7 +9,7 @@ from torch import nn
 
 import vision
 from eru import EESP, EESP2d
-from vision.inference import FoldedConv, InferenceEESP
+from vision.folding import FoldedConv, InferenceEESP
 
 
 def lively(model):

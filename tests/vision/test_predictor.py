@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 
 from vision.answers import Classification, Detections, Segmentation
-from vision.batch import Failure, Prediction, predict_files
+from vision.batch import Answered, Failure, answer_files
 from vision.datasets import CITYSCAPES, COCO, IMAGENET, VOC, Dataset, numbered
-from vision.predict import Predictor, load_predictor
+from vision.predictor import Predictor, load_predictor
 from vision.preprocessing import Preprocessing
 from vision.pretrained import save_weights
 from vision.registry import create_model, list_models
@@ -184,7 +184,7 @@ def test_an_answer_that_is_not_finite_fails_for_its_picture_alone(output, tmp_pa
         predictor(output, VOC)(picture())
     for name in ("a", "b"):
         picture().save(tmp_path / f"{name}.png")
-    found = list(predict_files(predictor(output, VOC), [tmp_path]))
+    found = list(answer_files(predictor(output, VOC), [tmp_path]))
     assert [type(each) for each in found] == [Failure, Failure]
     assert all(str(each.path) in each.reason and "not finite" in each.reason for each in found)
 
@@ -193,11 +193,11 @@ def test_an_answer_that_is_not_finite_fails_for_its_picture_alone(output, tmp_pa
 def test_a_picture_too_small_fails_alone(size, tmp_path):
     picture(*size).save(tmp_path / "a.png")
     picture(32, 32).save(tmp_path / "b.png")
-    failed, answered = predict_files(predictor(torch.zeros(1, 21), VOC), [tmp_path])
+    failed, answered = answer_files(predictor(torch.zeros(1, 21), VOC), [tmp_path])
     assert failed.reason == (
         f"{failed.path}: too small, {size[1]}x{size[0]} (height x width): a side must have 32 pixels"
     )
-    assert isinstance(answered, Prediction)
+    assert isinstance(answered, Answered)
 
 
 def test_a_threshold_leaves_unlikely_labels_out():
@@ -293,7 +293,7 @@ def test_the_published_weights_find_the_person_the_cat_and_the_table(segmenter, 
     data = pytest.importorskip("skimage.data", reason="needs the pictures of scikit-image")
     photograph = Image.fromarray(getattr(data, name)())
     photograph.save(tmp_path / "in.png")
-    (found,) = predict_files(segmenter, [tmp_path / "in.png"], tmp_path / "out.png")
+    (found,) = answer_files(segmenter, [tmp_path / "in.png"], tmp_path / "out.png")
     assert (segmenter.preprocessing, segmenter.dataset) == (Preprocessing((384, 384)), VOC)
     assert found.answer.shares[label] == pytest.approx(share, abs=0.5)
     assert found.written == (tmp_path / "out.png", tmp_path / "out.mask.png")
@@ -333,9 +333,9 @@ def masks():
 
 def test_one_failure_does_not_stop_the_others(album, tmp_path):
     out = tmp_path / "made" / "here"
-    outcomes = list(predict_files(masks(), [album, tmp_path / "none.png"], out))
+    outcomes = list(answer_files(masks(), [album, tmp_path / "none.png"], out))
     assert [outcome.path.name for outcome in outcomes] == ["a.png", "b.png", "c.gif", "d.jpg", "none.png"]
-    assert [type(outcome) for outcome in outcomes] == [Prediction, Failure, Failure, Prediction, Failure]
+    assert [type(outcome) for outcome in outcomes] == [Answered, Failure, Failure, Answered, Failure]
     assert all(outcome.reason.startswith(f"{outcome.path}: ") for outcome in outcomes if type(outcome) is Failure)
     assert sorted(path.name for path in out.iterdir()) == ["a.mask.png", "a.png", "d.mask.png", "d.png"]
     with Image.open(out / "d.mask.png") as mask:
@@ -344,14 +344,14 @@ def test_one_failure_does_not_stop_the_others(album, tmp_path):
 
 def test_nothing_is_written_unless_asked_for(album):
     before = sorted(album.parent.rglob("*"))
-    outcomes = [outcome for outcome in predict_files(masks(), [album]) if isinstance(outcome, Prediction)]
+    outcomes = [outcome for outcome in answer_files(masks(), [album]) if isinstance(outcome, Answered)]
     assert [outcome.written for outcome in outcomes] == [(), ()]
     assert sorted(album.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("output", "dataset"), [(torch.zeros(1, 3), numbered(3)), ([FOUND], VOC)])
 def test_labels_and_boxes_are_one_picture(album, tmp_path, output, dataset):
-    (found,) = predict_files(predictor(output, dataset), [album / "a.png"], tmp_path / "x.PNG")
+    (found,) = answer_files(predictor(output, dataset), [album / "a.png"], tmp_path / "x.PNG")
     assert found.written == (tmp_path / "x.PNG",)
     with Image.open(tmp_path / "x.PNG") as drawn:
         assert drawn.mode == "RGB"
@@ -362,7 +362,7 @@ def test_labels_and_boxes_are_one_picture(album, tmp_path, output, dataset):
 def test_a_folder_is_taken_for_a_single_picture_too(album, tmp_path):
     (tmp_path / "there.png").mkdir()
     for out in (tmp_path / "new", tmp_path / "there.png"):
-        (found,) = predict_files(masks(), [album / "d.jpg"], out)
+        (found,) = answer_files(masks(), [album / "d.jpg"], out)
         assert found.written == (out / "d.png", out / "d.mask.png")
 
 
@@ -372,7 +372,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     for index, file in enumerate(files):
         file.parent.mkdir(exist_ok=True)
         Image.new("RGB", (32 + index, 32)).save(file)
-    outcomes = list(predict_files(masks(), files, tmp_path / "out"))
+    outcomes = list(answer_files(masks(), files, tmp_path / "out"))
     written = [path for outcome in outcomes for path in outcome.written]
     assert len({str(path).casefold() for path in written}) == len(written) == 12
     for index, outcome in enumerate(outcomes):
@@ -383,17 +383,17 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 def test_an_input_is_never_overwritten(album, tmp_path):
     before = {path: path.read_bytes() for path in album.iterdir()}
-    outcomes = list(predict_files(masks(), [album], album))
-    assert [outcome.written[0].name for outcome in outcomes if isinstance(outcome, Prediction)] == ["a-2.png", "d.png"]
+    outcomes = list(answer_files(masks(), [album], album))
+    assert [outcome.written[0].name for outcome in outcomes if isinstance(outcome, Answered)] == ["a-2.png", "d.png"]
     assert {path: path.read_bytes() for path in before} == before
     link = tmp_path / "link.png"
     link.symlink_to(album / "a.png")
     for out in (album / "a.png", album / ".." / "album" / "a.png", link):
         with pytest.raises(ValueError, match="would overwrite the picture itself"):
-            list(predict_files(masks(), [album / "a.png"], out))
+            list(answer_files(masks(), [album / "a.png"], out))
     picture().save(album / "e.mask.png")
     with pytest.raises(ValueError, match="would overwrite the picture itself"):
-        list(predict_files(masks(), [album / "e.mask.png"], album / "e.png"))
+        list(answer_files(masks(), [album / "e.mask.png"], album / "e.png"))
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -411,31 +411,31 @@ def test_an_out_that_does_not_fit(album, tmp_path, pictures, out, said):
     (tmp_path / "single").mkdir()
     picture().save(tmp_path / "single" / "a.png")
     with pytest.raises(ValueError, match=rf"^out='.*{re.escape(Path(out).name)}'.*{re.escape(said)}"):
-        list(predict_files(masks(), [tmp_path / name for name in pictures], tmp_path / out))
+        list(answer_files(masks(), [tmp_path / name for name in pictures], tmp_path / out))
 
 
 def test_an_answer_that_cannot_be_written_is_a_failure(album, tmp_path):
     (tmp_path / "file").write_text("in the way of a folder")
-    (outcome,) = predict_files(masks(), [album / "a.png"], tmp_path / "file" / "x.png")
+    (outcome,) = answer_files(masks(), [album / "a.png"], tmp_path / "file" / "x.png")
     assert isinstance(outcome, Failure)
     assert re.match(rf"{re.escape(str(album))}/a.png: its answer cannot be written to .*x.png: ", outcome.reason)
 
 
 def test_without_pillow_the_reason_is_said(album, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    for asks in (lambda: list(predict_files(masks(), [album])), lambda: masks()(album / "a.png")):
+    for asks in (lambda: list(answer_files(masks(), [album])), lambda: masks()(album / "a.png")):
         with pytest.raises(ValueError, match=r"Pillow, which is not installed.*extra 'vision'"):
             asks()
 
 
 def test_a_model_that_fits_nothing_stops_at_once(album):
     with pytest.raises(ValueError, match="22 outputs"):
-        list(predict_files(predictor({"out": torch.zeros(1, 22, 4, 6)}, VOC), [album]))
+        list(answer_files(predictor({"out": torch.zeros(1, 22, 4, 6)}, VOC), [album]))
 
 
 def test_the_first_of_several_frames_is_marked(tmp_path):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "many.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "one.gif")
-    outcomes = predict_files(masks(), [tmp_path / "many.gif", tmp_path / "one.gif"])
+    outcomes = answer_files(masks(), [tmp_path / "many.gif", tmp_path / "one.gif"])
     assert [outcome.first_of_many for outcome in outcomes] == [True, False]

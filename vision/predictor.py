@@ -1,4 +1,4 @@
-"""A picture in, an answer out."""
+"""The Predictor: it turns a picture into the model's answer about it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -101,28 +101,28 @@ class Predictor:
         self._check(logits)
         if len(logits) == 1:
             dataset = self.dataset.with_background()
-            classes = (logits[0].float().sigmoid() > self._threshold(0.5)).int()
+            decided = (logits[0].float().sigmoid() > self._threshold(0.5)).int()
         else:
-            dataset, classes = self.dataset, logits.argmax(dim=0)
-        # Classes are decided at the network's size; the mask then grows to the picture's without mixing any two.
-        kind = np.uint8 if len(dataset.categories) <= 256 else np.int32
-        mask = Image.fromarray(classes.cpu().numpy().astype(kind))
-        found = np.array(mask.resize(picture.size, Image.Resampling.NEAREST))
+            dataset, decided = self.dataset, logits.argmax(dim=0)
+        # Each pixel's class is decided in the network's size; the mask then grows to the picture's without mixing any.
+        small = decided.cpu().numpy().astype(np.uint8 if len(dataset.categories) <= 256 else np.int32)
+        mask = np.array(Image.fromarray(small).resize((picture.width, picture.height), Image.Resampling.NEAREST))
         # Pixels are counted row by row, since counting turns what it is given into 64-bit integers.
-        counts = np.sum([np.bincount(row, minlength=len(dataset.categories)) for row in found], axis=0)
+        counts = np.sum([np.bincount(row, minlength=len(dataset.categories)) for row in mask], axis=0)
+        pixels = picture.width * picture.height
         order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-        shares = {dataset.categories[i]: 100 * int(counts[i]) / found.size for i in order}
-        return Segmentation(picture, found, shares, dataset)
+        shares = {dataset.categories[i]: 100 * int(counts[i]) / pixels for i in order}
+        return Segmentation(picture, mask, shares, dataset)
 
-    def _detect(self, found: dict[str, Tensor], picture: "Image") -> Detections:
-        keep = found["scores"] >= self._threshold(0.3)
-        boxes, labels, scores = (found[name][keep].cpu() for name in ("boxes", "labels", "scores"))
+    def _detect(self, detections: dict[str, Tensor], picture: "Image") -> Detections:
+        keep = detections["scores"] >= self._threshold(0.3)
+        boxes, labels, scores = (detections[name][keep].cpu() for name in ("boxes", "labels", "scores"))
         if len(labels) and int(labels.max()) >= len(self.dataset.categories):
             wanted = len(self.dataset.categories)
             raise ValueError(f"dataset {self.dataset.title} has {wanted} categories, the model found {labels.max()}")
         # Boxes are in pixels of the network's input; double precision puts them exactly on the picture's edges.
-        height, width = self.preprocessing.size
-        across, down = picture.width / width, picture.height / height
+        input_height, input_width = self.preprocessing.size
+        across, down = picture.width / input_width, picture.height / input_height
         boxes = boxes.double() * torch.tensor([across, down, across, down], dtype=torch.float64)
         limit = torch.tensor([picture.width, picture.height] * 2)
         return Detections(
@@ -179,7 +179,7 @@ def load_predictor(
     """
     model = create_model(name, num_classes=num_classes, weights=weights).to(device)
     if (record := model.weights_record) and model.num_classes != (own := len(record.dataset.categories)):
-        # The model's last layer is then drawn anew, to be trained: it knows nothing yet.
+        # The model's last layer was then drawn anew, to be trained, and knows nothing yet.
         raise ValueError(f"num_classes={num_classes}: the weights {record.name} tell {own} classes apart")
     preprocessing = model.preprocessing if size is None else replace(model.preprocessing, size=size)
     dataset = model.dataset or numbered(model.num_classes)
