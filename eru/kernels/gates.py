@@ -38,9 +38,8 @@ _units: list[Unit] = []
 
 def rows(sizes: int, x: Tensor, weights: Weights, outputs: int) -> Tensor:
     """Gates (N, S H) of the rows (N, M), for few rows and without a gradient."""
-    x, *held = kernels.contiguous(x, *weights)
-    gates = x.new_empty(len(x), outputs)
-    kernels.call("gates_rows")(sizes, len(x), *map(kernels.address, (x, *held, gates)))
+    held, gates = kernels.contiguous(x, *weights), x.new_empty(len(x), outputs)
+    kernels.call("gates_rows")(sizes, len(x), *map(kernels.address, (*held, gates)))
     return gates
 
 
