@@ -52,7 +52,7 @@ def iou(boxes: Tensor, others: Tensor) -> Tensor:
 def make_priors(
     size: tuple[int, int], maps: Sequence[tuple[int, int]], *, device: torch.device | str | None = None
 ) -> Tensor:
-    r"""Prior boxes of six feature maps, cell by cell in rows, six a cell, in centre form and clamped to the picture.
+    r"""Prior boxes (P, 4) of six maps, cell by cell in rows, six a cell, in centre form and clamped to the picture.
 
     Seven sizes in pixels go evenly from a tenth of the picture's shorter side S to 1.05 S; map l has, between sizes a
     and b of its own and the next, squares of sides :math:`a` and :math:`\sqrt{a b}`, and for r = 2, 3 boxes of
@@ -63,9 +63,6 @@ def make_priors(
         size: Height and width of the picture in pixels.
         maps: Height and width of each map.
         device: Device of the priors.
-
-    Returns:
-        (P, 4), float32.
 
     Raises:
         ValueError: There are not six maps.
@@ -186,7 +183,7 @@ def _(boxes, valid, threshold):  # noqa: ANN001, ANN202
 
 
 def nms_mask(boxes: Tensor, valid: Tensor, threshold: float = 0.45) -> Tensor:
-    """Greedy non-maximum suppression of many classes at once: which boxes stay.
+    """Greedy non-maximum suppression of many classes at once: which boxes stay, (..., k), bool.
 
     Going down the ranks, a box is dropped if a box that stays, of its class and better, overlaps it by more than
     ``threshold``. One operator of torch's library, ``eru::nms_mask``, for ``torch.compile`` and ``torch.export``.
@@ -195,9 +192,6 @@ def nms_mask(boxes: Tensor, valid: Tensor, threshold: float = 0.45) -> Tensor:
         boxes: (..., k, 4) in corner form, the best of each class first.
         valid: (..., k), bool: boxes that are not are dropped and suppress none.
         threshold: The largest intersection over union at which both boxes stay.
-
-    Returns:
-        (..., k), bool.
 
     Example:
         >>> boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9], [0.5, 0.5, 1.0, 1.0]])

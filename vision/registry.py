@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,22 @@ from vision.pretrained import WeightsFile, load_weights
 from vision.segmentation import Segmenter
 from vision.weights import WEIGHTS, Weights, list_weights, model_name
 
-# What the models of one kind share, whatever their width: their class, their data set unless another number of classes
-# is asked for, and what they see of a picture unless their weights are known to have seen something else.
-_KINDS: dict[str, tuple[type[Network], Dataset, Preprocessing]] = {
-    "": (Classifier, IMAGENET, Preprocessing((224, 224), crop=0.875)),
-    "_seg_voc": (Segmenter, VOC, Preprocessing((384, 384))),
-    "_seg_city": (Segmenter, CITYSCAPES, Preprocessing((512, 1024))),
-    "_ssd_voc": (Detector, VOC, Preprocessing((300, 300))),
-    "_ssd_coco": (Detector, COCO, Preprocessing((300, 300))),
+
+@dataclass(frozen=True)
+class Kind:
+    """What the models of one kind share, whatever their width."""
+
+    network: type[Network]
+    dataset: Dataset  # unless another number of classes is asked for
+    preprocessing: Preprocessing  # unless the weights are known to have seen pictures in another way
+
+
+_KINDS = {
+    "": Kind(Classifier, IMAGENET, Preprocessing((224, 224), crop=0.875)),
+    "_seg_voc": Kind(Segmenter, VOC, Preprocessing((384, 384))),
+    "_seg_city": Kind(Segmenter, CITYSCAPES, Preprocessing((512, 1024))),
+    "_ssd_voc": Kind(Detector, VOC, Preprocessing((300, 300))),
+    "_ssd_coco": Kind(Detector, COCO, Preprocessing((300, 300))),
 }
 _MODELS = {model_name(width, suffix): (width, kind) for width in WIDTHS for suffix, kind in _KINDS.items()}
 
@@ -92,12 +100,13 @@ def create_model(
         raise ValueError(f"num_classes={num_classes}: with features_only=True there are no classes")
     if out_indices is not None and not features_only:
         raise ValueError(f"out_indices={tuple(out_indices)}: needs features_only=True")
-    width, (network, dataset, preprocessing) = _MODELS[name]
+    width, kind = _MODELS[name]
     place = {"device": device, "dtype": dtype}
     file, backbone_file = _find(name, weights), _find(model_name(width), weights_backbone)
     if features_only:
-        indices = resolve_indices(range(network.depth) if out_indices is None else out_indices, network.depth)
-        levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": network.image_levels}
+        depth = kind.network.depth
+        indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
+        levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": kind.network.image_levels}
         backbone = _build(name, ESPNetv2, {"width": width, **options}, **levels, **place)
         if (wanted := file or backbone_file) is not None:
             backbone.weights_record = load_weights(backbone, wanted)
@@ -109,15 +118,15 @@ def create_model(
         saved = file.architecture() if record is None else {"name": record.model}
         if (other := saved.pop("name", name)) != name:
             raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
-    own = len(dataset.categories)
+    own = len(kind.dataset.categories)
     held = saved.pop("num_classes", own)
     classes = held if num_classes is None else num_classes
     # A published file has its dataset's classes: where others are wanted, the last layer is replaced after loading.
     built = classes if record is None else own
-    preprocessing = preprocessing if record is None else record.preprocessing
-    if network is Detector:
+    preprocessing = kind.preprocessing if record is None else record.preprocessing
+    if kind.network is Detector:
         saved.setdefault("size", preprocessing.size)  # a detector resizes the images of a list itself
-    model = _build(name, network, {"width": width, **saved, **options}, num_classes=built, **place)
+    model = _build(name, kind.network, {"width": width, **saved, **options}, num_classes=built, **place)
     model.name = name
     if file is not None:
         model.weights_record = load_weights(model, file)
@@ -125,7 +134,7 @@ def create_model(
         load_weights(model.backbone, backbone_file)
     if classes != model.num_classes:
         model.reset_classifier(classes)
-    model.dataset = dataset if classes == own else None
+    model.dataset = kind.dataset if classes == own else None
     model.preprocessing = replace(preprocessing, size=getattr(model, "size", preprocessing.size))
     return model
 
