@@ -292,6 +292,17 @@ def test_a_row_does_not_depend_on_who_computes_it(batch, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
+@needs_kernels
+def test_large_weights_of_few_rows_take_the_steps_one_by_one(monkeypatch):
+    inputs = make_inputs(6, 3, 8, 4, dtype=torch.float32)
+    expected = run("naive", inputs)
+    monkeypatch.setattr(cpu, "_MANY_WEIGHTS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for name in ("sequence_forward", "sequence_backward"):
+        monkeypatch.setattr(kernels, name, None)  # it must not be called
+    check_equal(run("cpu", inputs), expected, 1e-4)
+
+
 def test_repeated_runs_are_equal_bit_for_bit(compiled):
     inputs = make_inputs(9, 5, 16, 7, dtype=torch.float32)
     first, second = run("cpu", inputs), run("cpu", inputs)

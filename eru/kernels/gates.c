@@ -1,5 +1,5 @@
-/* The input map of an ERU in float32: for each gate an EESP unit, whose reduce R, branches D and expand E are one matrix
- * together, E D R.
+/* The input map of an ERU in float32: for each gate an EESP unit, whose reduce R, branches D and expand E are one
+ * matrix together, E D R.
  *
  * Weights are laid out as in eru/gates.py: the reduce by (group, gate, feature), the branches' taps by (branch, gate,
  * group), the expand by (gate, group, output).
@@ -64,19 +64,19 @@ void gates_rows(const Unit *unit, size_t rows, const float *x, const float *redu
             }
             for (size_t h = 0; h < u.size; h++) {
                 const size_t group = h / fan_out(u);
+                const size_t output = (gate * u.expand_groups + group) * fan_out(u) + h % fan_out(u);
                 gates[(row * u.gates + gate) * u.size + h] =
-                    dot(fan_in(u), expand + ((gate * u.expand_groups + group) * fan_out(u) + h % fan_out(u)) * fan_in(u),
-                        fused + group * fan_in(u));
+                    dot(fan_in(u), expand + output * fan_in(u), fused + group * fan_in(u));
             }
         }
     free(reduced);
 }
 
-/* One gate's E D as a matrix (d, H), given the expand's weight turned to (K d, outputs of a group); or the gradients of
- * both from that of the matrix. A tap of a branch joins feature `from` of the reduced vector to feature `to` of its own
- * branch, and with fusion of all later ones. */
-INLINE void compose(Unit u, size_t gate, const float *branch, const float *turned, float *matrix, float *grad_branch,
-                    float *grad_turned, int backward) {
+/* One gate's E D as a matrix (d, H), given the expand's weight turned to (K d, outputs of a group). Backward, what is
+ * given is the gradient of that matrix, and those of both weights are made. A tap of a branch joins a feature of the
+ * reduced vector to feature `to` of its own branch, and with fusion of all later ones. */
+INLINE void compose(Unit u, size_t gate, const float *branch, const float *turned, float *matrix,
+                    float *grad_branch, float *grad_turned, int backward) {
     const size_t length = u.width / u.groups, outputs = fan_out(u);
     for (size_t b = 0; b < u.branches; b++)
         for (size_t group = 0; group < u.groups; group++)

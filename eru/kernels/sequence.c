@@ -1,9 +1,8 @@
 /* An LSTM's recurrence over a whole sequence in float32, its products included, in one call.
  *
- * The sequences of a batch know nothing of each other, so every thread takes some of them through all steps, and no
- * thread waits for another. A row's numbers do not depend on how the rows are shared out.
- *
- * R recurrent groups: block r of every gate's H / R units reads slice r of h (P / R features).
+ * R recurrent groups: block r of every gate's H / R units reads slice r of h (P / R features). So the sequences of a
+ * batch know nothing of each other, nor do the groups where no projection mixes them. Every thread takes some of them
+ * through all steps, and no thread waits for another. The numbers do not depend on how they are shared out.
  */
 #include <stdlib.h>
 
@@ -19,7 +18,7 @@
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 /* Products are made in tiles of at most TILE rows and one panel of columns, whose sums stay in registers. */
-enum { TILE = 6, PANEL = 2 * WIDTH, MOST_ROWS = 48 };
+enum { TILE = 6, PANEL = 2 * WIDTH, MOST_ROWS = 72 };
 
 typedef struct {
     size_t steps, batch, size, out, groups; /* T, B, H, P (H without a projection), R */
@@ -84,54 +83,70 @@ static void multiply(size_t rows, size_t columns, size_t segments, size_t length
         }
 }
 
-/* How many rows a thread takes at a time. */
-static size_t share(size_t batch, int threads) {
-    const size_t even = (batch + threads - 1) / threads;
-    return smaller(even, MOST_ROWS);
+/* What a thread takes at a time: some rows of some groups. */
+typedef struct {
+    size_t rows, groups, row_parts, parts;
+} Share;
+
+static size_t ceiling(size_t a, size_t b) { return (a + b - 1) / b; }
+
+static Share share(Shape n, int threads, int projects) {
+    /* Groups first, so that each thread has fewer weights to read; but a projection reads all groups. */
+    const size_t group_parts = projects ? 1 : smaller(n.groups, threads);
+    const size_t groups = ceiling(n.groups, group_parts);
+    const size_t rows = smaller(ceiling(n.batch, ceiling(threads, group_parts)), MOST_ROWS);
+    const size_t row_parts = rows ? ceiling(n.batch, rows) : 0;
+    return (Share){rows, groups, row_parts, row_parts * ceiling(n.groups, groups)};
 }
 
-/* All steps of the rows from `begin`. `kept` and `cells_kept` are the numbers between two steps of what is kept of
- * every step, or 0 where each step is written over the last. */
-static void forward_rows(Shape n, size_t begin, size_t rows, const float *gates, const float *h0, const float *c0,
-                         const float *mask, const float *packed, const float *packed_hr, float *hidden,
-                         float *activated, size_t kept, float *cells, size_t cells_kept, float *scratch) {
+/* All steps of the rows from `begin`, of the groups from `first` to before `last`. `kept` and `cells_kept` are the
+ * numbers between two steps of what is kept of every step, or 0 where each step is written over the last. */
+static void forward_rows(Shape n, size_t begin, size_t rows, size_t first, size_t last, const float *gates,
+                         const float *h0, const float *c0, const float *mask, const float *packed,
+                         const float *packed_hr, float *hidden, float *activated, size_t kept, float *cells,
+                         size_t cells_kept, float *scratch) {
     const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(units) * PANEL;
     const size_t out_wide = panels(n.out) * PANEL;
-    float *raw = scratch, *masked = raw + rows * n.groups * 4 * wide, *unprojected = masked + rows * n.out;
+    const size_t raw_apart = (last - first) * 4 * wide;
+    float *raw = scratch, *masked = raw + rows * raw_apart, *unprojected = masked + rows * n.out;
     float *projected = unprojected + rows * n.size;
     for (size_t t = 0; t < n.steps; t++) {
         const float *h = (t ? hidden + (t - 1) * n.batch * n.out : h0) + begin * n.out;
         if (mask) {
-            for (size_t i = 0; i < rows * n.out; i++) masked[i] = h[i] * mask[begin * n.out + i];
+            for (size_t row = 0; row < rows; row++)
+                for (size_t i = first * read; i < last * read; i++)
+                    masked[row * n.out + i] = h[row * n.out + i] * mask[(begin + row) * n.out + i];
             h = masked;
         }
-        for (size_t block = 0; block < 4 * n.groups; block++) /* (group, gate) */
+        for (size_t block = 4 * first; block < 4 * last; block++) /* (group, gate) */
             multiply(rows, units, 1, read, h + block / 4 * read, n.out, 0, packed + block * read * wide,
-                     raw + block * wide, n.groups * 4 * wide);
+                     raw + (block - 4 * first) * wide, raw_apart);
         float *m = packed_hr ? unprojected : hidden + (t * n.batch + begin) * n.out;
         for (size_t row = 0; row < rows; row++)
-            for (size_t group = 0; group < n.groups; group++) {
+            for (size_t group = first; group < last; group++) {
                 const size_t unit = group * units, b = begin + row;
                 const float *before = t ? cells + (t - 1) * cells_kept : c0;
                 step_forward(units, gates + (t * n.batch + b) * 4 * n.size + unit, n.size,
-                             raw + (row * n.groups + group) * 4 * wide, wide, before + b * n.size + unit,
+                             raw + row * raw_apart + (group - first) * 4 * wide, wide, before + b * n.size + unit,
                              activated + t * kept + b * 4 * n.size + unit, cells + t * cells_kept + b * n.size + unit,
                              m + row * n.size + unit, 0);
             }
         if (packed_hr) {
             multiply(rows, n.out, 1, n.size, unprojected, n.size, 0, packed_hr, projected, out_wide);
             for (size_t row = 0; row < rows; row++)
-                memcpy(hidden + (t * n.batch + begin + row) * n.out, projected + row * out_wide, n.out * sizeof(float));
+                memcpy(hidden + (t * n.batch + begin + row) * n.out, projected + row * out_wide,
+                       n.out * sizeof(float));
         }
     }
 }
 
-void sequence_forward(size_t steps, size_t batch, size_t size, size_t out, size_t groups, int threads, const float *gates, const float *weight_hh, const float *h0,
-                      const float *c0, const float *weight_hr, const float *mask, float *hidden, float *activated,
-                      size_t kept, float *cells, size_t cells_kept) {
+void sequence_forward(size_t steps, size_t batch, size_t size, size_t out, size_t groups, int threads,
+                      const float *gates, const float *weight_hh, const float *h0, const float *c0,
+                      const float *weight_hr, const float *mask, float *hidden, float *activated, size_t kept,
+                      float *cells, size_t cells_kept) {
     const Shape n = {steps, batch, size, out, groups};
     const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(units) * PANEL;
-    const size_t each = share(n.batch, threads);
+    const Share each = share(n, threads, weight_hr != NULL);
     float *packed = malloc(n.groups * 4 * read * wide * sizeof(float));
     for (size_t block = 0; block < 4 * n.groups; block++)
         pack(packed + block * read * wide, units, 1, read,
@@ -142,26 +157,34 @@ void sequence_forward(size_t steps, size_t batch, size_t size, size_t out, size_
         pack(packed_hr, n.out, 1, n.size, weight_hr, 0, 1, n.size);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t begin = 0; begin < n.batch; begin += each) {
-        float *scratch = malloc(each * (n.groups * 4 * wide + n.out + n.size + panels(n.out) * PANEL) * sizeof(float));
-        forward_rows(n, begin, smaller(each, n.batch - begin), gates, h0, c0, mask, packed, packed_hr, hidden,
-                     activated, kept, cells, cells_kept, scratch);
+    for (size_t part = 0; part < each.parts; part++) {
+        const size_t begin = part % each.row_parts * each.rows, first = part / each.row_parts * each.groups;
+        const size_t last = smaller(first + each.groups, n.groups);
+        const size_t numbers = each.groups * 4 * wide + n.out + n.size + panels(n.out) * PANEL;
+        float *scratch = malloc(each.rows * numbers * sizeof(float));
+        forward_rows(n, begin, smaller(each.rows, n.batch - begin), first, last, gates, h0, c0, mask, packed,
+                     packed_hr, hidden, activated, kept, cells, cells_kept, scratch);
         free(scratch);
     }
     free(packed_hr);
     free(packed);
 }
 
-/* The gradients of all steps of the rows from `begin`. `ends` names each sequence's last step, or is NULL. */
-static void backward_rows(Shape n, size_t begin, size_t rows, const float *grad_hidden, const float *grad_c,
-                          const float *c0, const float *mask, const int64_t *ends, const float *packed,
-                          const float *packed_hr, const float *activated, const float *cells, float *grad_gates,
-                          float *projected, float *grad_h0, float *grad_c0, float *scratch) {
+/* The gradients of all steps of these rows and groups. `ends` names each sequence's last step, or is NULL. */
+static void backward_rows(Shape n, size_t begin, size_t rows, size_t first, size_t last, const float *grad_hidden,
+                          const float *grad_c, const float *c0, const float *mask, const int64_t *ends,
+                          const float *packed, const float *packed_hr, const float *activated, const float *cells,
+                          float *grad_gates, float *projected, float *grad_h0, float *grad_c0, float *scratch) {
     const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(read) * PANEL;
-    float *back = scratch, *unprojected = back + rows * n.groups * wide;
+    const size_t back_apart = (last - first) * wide, unit = first * units, count = (last - first) * units;
+    float *back = scratch, *unprojected = back + rows * back_apart;
     float *dh = grad_h0 + begin * n.out, *dc = grad_c0 + begin * n.size; /* they end as the gradients of h0 and c0 */
-    memcpy(dh, grad_hidden + ((n.steps - 1) * n.batch + begin) * n.out, rows * n.out * sizeof(float));
-    memset(dc, 0, rows * n.size * sizeof(float));
+    for (size_t row = 0; row < rows; row++) {
+        const size_t at = row * n.out + first * read;
+        memcpy(dh + at, grad_hidden + ((n.steps - 1) * n.batch + begin) * n.out + at,
+               (last - first) * read * sizeof(float));
+        memset(dc + row * n.size + unit, 0, count * sizeof(float));
+    }
     for (size_t t = n.steps; t-- > 0;) {
         const float *before = t ? cells + (t - 1) * n.batch * n.size : c0, *now = cells + t * n.batch * n.size;
         const float *dm = dh;
@@ -176,31 +199,31 @@ static void backward_rows(Shape n, size_t begin, size_t rows, const float *grad_
         for (size_t row = 0; row < rows; row++) {
             const size_t b = begin + row;
             if (ends ? (size_t)ends[b] == t : t == n.steps - 1) /* the gradient of the last cells comes in here */
-                for (size_t i = 0; i < n.size; i++) dc[row * n.size + i] += grad_c[b * n.size + i];
-            step_backward(n.size, n.size, dm + row * dm_apart, dc + row * n.size,
-                          activated + (t * n.batch + b) * 4 * n.size, before + b * n.size, now + b * n.size,
-                          grad + row * 4 * n.size, 0);
+                for (size_t i = unit; i < unit + count; i++) dc[row * n.size + i] += grad_c[b * n.size + i];
+            step_backward(count, n.size, dm + row * dm_apart + unit, dc + row * n.size + unit,
+                          activated + (t * n.batch + b) * 4 * n.size + unit, before + b * n.size + unit,
+                          now + b * n.size + unit, grad + row * 4 * n.size + unit, 0);
         }
-        for (size_t group = 0; group < n.groups; group++)
+        for (size_t group = first; group < last; group++)
             multiply(rows, read, 4, units, grad + group * units, 4 * n.size, n.size,
-                     packed + group * 4 * units * wide, back + group * wide, n.groups * wide);
+                     packed + group * 4 * units * wide, back + (group - first) * wide, back_apart);
         for (size_t row = 0; row < rows; row++)
-            for (size_t i = 0; i < n.out; i++) {
-                const size_t at = (begin + row) * n.out + i;
-                const float x = back[row * n.groups * wide + i / read * wide + i % read];
-                dh[row * n.out + i] =
-                    (mask ? x * mask[at] : x) + (t ? grad_hidden[(t - 1) * n.batch * n.out + at] : 0.0f);
-            }
+            for (size_t group = first; group < last; group++)
+                for (size_t i = 0; i < read; i++) {
+                    const size_t at = (begin + row) * n.out + group * read + i;
+                    const float x = back[row * back_apart + (group - first) * wide + i];
+                    grad_h0[at] = (mask ? x * mask[at] : x) + (t ? grad_hidden[(t - 1) * n.batch * n.out + at] : 0.0f);
+                }
     }
 }
 
-void sequence_backward(size_t steps, size_t batch, size_t size, size_t out, size_t groups, int threads, const float *grad_hidden, const float *grad_c, const float *weight_hh,
-                       const float *c0, const float *weight_hr, const float *mask, const int64_t *ends,
-                       const float *activated, const float *cells, float *grad_gates, float *projected,
-                       float *grad_h0, float *grad_c0) {
+void sequence_backward(size_t steps, size_t batch, size_t size, size_t out, size_t groups, int threads,
+                       const float *grad_hidden, const float *grad_c, const float *weight_hh, const float *c0,
+                       const float *weight_hr, const float *mask, const int64_t *ends, const float *activated,
+                       const float *cells, float *grad_gates, float *projected, float *grad_h0, float *grad_c0) {
     const Shape n = {steps, batch, size, out, groups};
     const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(read) * PANEL;
-    const size_t each = share(n.batch, threads);
+    const Share each = share(n, threads, weight_hr != NULL);
     float *packed = malloc(4 * n.size * wide * sizeof(float));
     for (size_t group = 0; group < n.groups; group++)
         pack(packed + group * 4 * units * wide, read, 4, units, weight_hh + group * units * read, n.size * read, read,
@@ -211,10 +234,12 @@ void sequence_backward(size_t steps, size_t batch, size_t size, size_t out, size
         pack(packed_hr, n.size, 1, n.out, weight_hr, 0, n.size, 1);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t begin = 0; begin < n.batch; begin += each) {
-        float *scratch = malloc(each * (n.groups * wide + panels(n.size) * PANEL) * sizeof(float));
-        backward_rows(n, begin, smaller(each, n.batch - begin), grad_hidden, grad_c, c0, mask, ends, packed, packed_hr,
-                      activated, cells, grad_gates, projected, grad_h0, grad_c0, scratch);
+    for (size_t part = 0; part < each.parts; part++) {
+        const size_t begin = part % each.row_parts * each.rows, first = part / each.row_parts * each.groups;
+        const size_t last = smaller(first + each.groups, n.groups);
+        float *scratch = malloc(each.rows * (each.groups * wide + panels(n.size) * PANEL) * sizeof(float));
+        backward_rows(n, begin, smaller(each.rows, n.batch - begin), first, last, grad_hidden, grad_c, c0, mask, ends,
+                      packed, packed_hr, activated, cells, grad_gates, projected, grad_h0, grad_c0, scratch);
         free(scratch);
     }
     free(packed_hr);

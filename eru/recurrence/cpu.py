@@ -15,6 +15,8 @@ from torch import Tensor
 from eru import kernels
 from eru.recurrence import cpu_steps, naive
 
+_MANY_WEIGHTS = 1 << 21  # as many as a processor's cache holds, or more
+
 
 def lstm_scan(
     gates: Tensor,
@@ -53,12 +55,20 @@ def _forward(
     # What nobody will read again is written over at every step.
     activated = c0.new_empty(length if keep else 1, batch, 4, c0.shape[1])
     cells = c0.new_empty(length if keep or ends is not None else 1, *c0.shape)
-    # A single step would have the weights laid out anew for one product.
-    one_call = compiled and gates.dtype == torch.float32 and length > 1
+    one_call = compiled and _is_one_call(h0, weight_hh, length)
     run = kernels.sequence_forward if one_call else partial(cpu_steps.forward, compiled=compiled)
     run(gates, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells)
     last = cells[-1].clone() if ends is None else naive.at(ends, cells)
     return hidden, last, activated, cells if keep else cells[:1]
+
+
+def _is_one_call(h0: Tensor, weight_hh: Tensor, length: int) -> bool:
+    """Whether the compiled call for all steps knows the type, and is the fastest way."""
+    (batch, out), threads = h0.shape, torch.get_num_threads()
+    # A single step would have the weights laid out anew for one product. Of large weights every thread would read all
+    # for its few rows, where torch's products share the weights out.
+    wide = out == weight_hh.shape[1] and weight_hh.numel() > _MANY_WEIGHTS and threads > 1 and batch < 16 * threads
+    return h0.dtype == torch.float32 and length > 1 and not wide
 
 
 _run_forward = torch.library.custom_op("eru::lstm_scan", mutates_args=())(_forward)
@@ -98,7 +108,7 @@ def _run_backward(
     # Gradients of all h, which only the projection's weight needs.
     projected = torch.empty_like(hidden) if weight_hr is not None else hidden[:0]
     grad_h0, grad_c0 = h0.new_empty(h0.shape), c0.new_empty(c0.shape)
-    one_call = compiled and hidden.dtype == torch.float32
+    one_call = compiled and _is_one_call(h0, weight_hh, length)
     run = kernels.sequence_backward if one_call else partial(cpu_steps.backward, compiled=compiled)
     made = (grad_gates, projected, grad_h0, grad_c0)
     run(grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends, activated, cells, *made)
