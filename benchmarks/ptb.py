@@ -18,7 +18,7 @@ from environment import RESULTS, environment
 
 from eru.lm.evaluation import evaluate, perplexity_of
 from eru.lm.recipes import make_recipe
-from eru.lm.run_folder import TRAINED, LanguageModelRun, open_run
+from eru.lm.run import TRAINED, LanguageModelRun, open_run
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.training import RunFolder, read_json, write_json
 

@@ -186,13 +186,17 @@ def readme() -> str:
     return markdown(["", "ours", "its authors'", "a peer's"], rows)
 
 
-LAYERS = ("ERU", "ERU naive loop", "ERU bf16", "nn.LSTM bf16")
+LAYERS = ("ERU", "ERU, torch's fused LSTM", "ERU naive loop")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
 TABLES: dict[str, Callable[[], str]] = {
     **{table.__name__: table for table in (ptb, course, adapted, ablation, input_maps, stdlib, readme)},
     "input_maps_small": partial(small_forms, "input_maps_small"),
     "recurrent_groups_small": partial(small_forms, "recurrent_groups_small"),
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
+    "layer_bfloat": partial(
+        pivoted, "recurrence_amx", (*SIZES, "threads"), "layer", ("ERU bf16", "nn.LSTM bf16"), "ratio_to_lstm"
+    ),
+    "commits": partial(listed, "commits", "case", "older_ms", "today_ms", "ratio"),
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
     "cell": partial(listed, "cell", "batch", *SIZES, "cell", "forward_ms", "forward_backward_ms"),

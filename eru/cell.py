@@ -9,8 +9,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from eru.autocast import product_dtype
 from eru.gates import EESPGates
-from eru.kernels.autocast import product_dtype
 from eru.recurrence.naive import lstm_step
 
 InputTransform = Callable[[int, int], nn.Module]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from eru import kernels
+from eru.autocast import product_dtype, without_autocast
 from eru.eesp import check_kernel_size, draw_branches, running_sums
 from eru.kernels import gates as compiled
-from eru.kernels.autocast import product_dtype, without_autocast
 from eru.recurrence import is_transformed
 from eru.sizes import dilations, fit_sizes
 from eru.warn import warn_once

@@ -12,7 +12,7 @@ from eru.lm.evaluation import evaluate
 from eru.lm.generation import generate, lacking
 from eru.lm.loop import train
 from eru.lm.recipes import RECIPES, make_recipe, parse_field
-from eru.lm.run_folder import open_folder, open_run, trained_on
+from eru.lm.run import open_folder, open_run, trained_on
 from eru.lm.text.corpus import load_corpus
 from eru.training import Interrupted
 from eru_cli.options import answer, as_json, data_dir, device, program, resolve_device, say, speaks

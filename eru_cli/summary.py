@@ -9,7 +9,7 @@ import torch
 from eru.complexity import Stage, stages
 from eru.lm.build import build_model, count_parameters
 from eru.lm.recipes import RECIPES, make_recipe
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 from eru_cli.options import answer, as_json, parse_size
 from vision import create_model, list_models
 

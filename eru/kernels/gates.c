@@ -8,7 +8,8 @@
 
 #include "elementwise.h"
 
-enum { MOST_BRANCHES = 16 };
+/* Up to so many units a thread would take longer to wake than to work. */
+enum { MOST_BRANCHES = 16, FEW_UNITS = 48 };
 
 typedef struct {
     /* S gates of H units, M inputs, width d, K branches, groups of the reduce and of the expand, taps of a branch, and
@@ -117,9 +118,10 @@ INLINE void turn(Unit u, float *expand, float *turned, int back) {
 void gates_dense(const Unit *unit, const float *reduce, const float *branch, const float *expand, float *dense) {
     const Unit u = *unit;
     const size_t length = u.width / u.groups, read = u.inputs / u.groups, kept = u.branches * u.width * fan_out(u);
-    float *turned = malloc((kept + u.width * u.size) * sizeof(float)), *matrix = turned + kept;
     memset(dense, 0, u.gates * u.size * u.inputs * sizeof(float));
+#pragma omp parallel for if (u.size > FEW_UNITS)
     for (size_t gate = 0; gate < u.gates; gate++) {
+        float *turned = malloc((kept + u.width * u.size) * sizeof(float)), *matrix = turned + kept;
         turn(u, (float *)expand + gate * kept, turned, 0);
         memset(matrix, 0, u.width * u.size * sizeof(float));
         compose(u, gate, branch, turned, matrix, NULL, NULL, 0);
@@ -127,8 +129,8 @@ void gates_dense(const Unit *unit, const float *reduce, const float *branch, con
             for (size_t j = 0; j < u.width; j++)
                 add(read, matrix[j * u.size + h], reduce_row(u, gate, j, reduce),
                     dense + (gate * u.size + h) * u.inputs + j / length * read);
+        free(turned);
     }
-    free(turned);
 }
 
 /* The gradients of the three weights from that of the matrix. */
@@ -137,9 +139,10 @@ void gates_dense_backward(const Unit *unit, const float *grad, const float *redu
     const Unit u = *unit;
     const size_t length = u.width / u.groups, read = u.inputs / u.groups, kept = u.branches * u.width * fan_out(u);
     const size_t whole = u.width * u.size;
-    float *turned = malloc((2 * kept + 2 * whole) * sizeof(float)), *grad_turned = turned + kept;
-    float *matrix = grad_turned + kept, *grad_matrix = matrix + whole;
+#pragma omp parallel for if (u.size > FEW_UNITS)
     for (size_t gate = 0; gate < u.gates; gate++) {
+        float *turned = malloc((2 * kept + 2 * whole) * sizeof(float)), *grad_turned = turned + kept;
+        float *matrix = grad_turned + kept, *grad_matrix = matrix + whole;
         turn(u, (float *)expand + gate * kept, turned, 0);
         memset(matrix, 0, whole * sizeof(float));
         memset(grad_turned, 0, kept * sizeof(float));
@@ -156,8 +159,8 @@ void gates_dense_backward(const Unit *unit, const float *grad, const float *redu
         }
         compose(u, gate, branch, turned, grad_matrix, grad_branch, grad_turned, 1);
         turn(u, grad_expand + gate * kept, grad_turned, 1);
+        free(turned);
     }
-    free(turned);
 }
 
 /* One evaluated step of a cell of four gates, whose recurrent map has `groups` blocks: the next hidden state and cells

@@ -11,7 +11,7 @@ from eru.lm.evaluation import evaluate
 from eru.lm.generation import generate
 from eru.lm.loop import Result, train
 from eru.lm.recipes import RECIPES, Recipe, make_recipe
-from eru.lm.run_folder import LanguageModelRun, open_run, trained_names
+from eru.lm.run import LanguageModelRun, open_run, trained_names
 
 __all__ = [
     "RECIPES",

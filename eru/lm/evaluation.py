@@ -12,7 +12,7 @@ from torch import Tensor
 from eru.lm.adapt.dynamic import gradient_rms
 from eru.lm.adapt.search import AdaptationGrid, choose_adaptation, grid_losses
 from eru.lm.model import LanguageModel, evaluating
-from eru.lm.run_folder import LanguageModelRun, open_run, trained_on
+from eru.lm.run import LanguageModelRun, open_run, trained_on
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokens import encode_corpus
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eru.inference import optimize
 from eru.lm.model import LanguageModel
-from eru.lm.run_folder import LanguageModelRun, open_run
+from eru.lm.run import LanguageModelRun, open_run
 
 
 def generate(

@@ -15,7 +15,7 @@ from eru.lm.evaluation import perplexity_of
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.result import Result, is_finished, model_card, result_of
-from eru.lm.run_folder import create_run, has_begun, open_start, remove_run, resume_run, run_config
+from eru.lm.run import create_run, has_begun, open_start, remove_run, resume_run, run_config
 from eru.lm.steps import begin, end_epoch, learning_rate, log_step, train_step
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokenizer import build_tokenizer

@@ -7,7 +7,7 @@ from typing import Any
 from eru.lm.evaluation import perplexity_of
 from eru.lm.ngram import bigram_perplexity, unigram_perplexity
 from eru.lm.recipes import Recipe
-from eru.lm.run_folder import LanguageModelRun
+from eru.lm.run import LanguageModelRun
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokens import TokenSplit
 from eru.training import Ranks, TrainingState, has_stalled

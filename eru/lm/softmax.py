@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eru import kernels
-from eru.kernels.autocast import product_dtype, without_autocast
+from eru.autocast import product_dtype, without_autocast
 
 _ROWS = 64  # of logits treated at once, so that their float32 form stays in the processor's cache
 

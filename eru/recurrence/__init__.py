@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from eru.kernels.autocast import product_dtype, without_autocast
+from eru.autocast import product_dtype, without_autocast
 from eru.recurrence import cpu, fused, naive
 from eru.warn import warn_once
 

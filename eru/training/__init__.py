@@ -14,7 +14,7 @@ from eru.training.memory import check_memory
 from eru.training.numerics import NonFiniteLossError, Precision, autocast, check_finite
 from eru.training.progress import Progress
 from eru.training.rng import rng_state, seed_everything, set_rng_state
-from eru.training.run import RunFolder
+from eru.training.run_folder import RunFolder
 from eru.training.schedules import Schedule, schedule_factor
 from eru.training.signals import Interrupted, StopSignals
 from eru.training.state import Position, TrainingState

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from eru.training.distributed import Ranks
 from eru.training.numerics import check_finite
 from eru.training.rng import rng_state, seed_everything, set_rng_state
-from eru.training.run import RunFolder
+from eru.training.run_folder import RunFolder
 
 _OLD_NAMES = {"window": "batch", "tokens": "counted"}  # The fields' names in older checkpoints.
 

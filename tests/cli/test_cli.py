@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import eru
 from eru.lm.build import build_model
 from eru.lm.recipes import RECIPES, make_recipe
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 from eru.training import Limits
 from eru_cli import main
 from eru_cli.options import speaks

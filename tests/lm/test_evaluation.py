@@ -14,7 +14,7 @@ from eru.lm.evaluation import Evaluation, evaluate, evaluate_tokens
 from eru.lm.loop import train
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 
 V = 7
 

@@ -18,7 +18,7 @@ from tiny_runs import (
 
 from eru.lm.evaluation import evaluate_tokens
 from eru.lm.loop import train
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 from eru.lm.text.tokens import encode_corpus
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -13,7 +13,7 @@ from eru.lm.generation import generate, generate_tokens, lacking, truncate
 from eru.lm.loop import train
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import make_recipe
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 
 V = 6
 

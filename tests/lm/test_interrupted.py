@@ -13,7 +13,7 @@ from tiny_runs import CASES, assert_same_run, contents, epoch_ends, state_of, st
 import eru.lm.steps
 from eru.lm.evaluation import evaluate
 from eru.lm.loop import train
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 from eru.training import Interrupted, RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -12,7 +12,7 @@ from tiny_runs import CASES, contents, epoch_ends, tiny
 from eru.lm.evaluation import evaluate_tokens
 from eru.lm.loop import train
 from eru.lm.recipes import make_recipe, parse_field, read_recipe
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 from eru.lm.text.tokens import encode_corpus
 from eru.training import RunFolder
 

@@ -33,7 +33,7 @@ import eru.lm.steps
 from eru.lm.batches import segments
 from eru.lm.loop import train
 from eru.lm.recipes import make_recipe
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 from eru.lm.text.tokens import encode_corpus
 from eru.training import RunFolder
 

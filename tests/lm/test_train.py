@@ -17,7 +17,7 @@ from eru.lm.evaluation import evaluate_tokens
 from eru.lm.loop import train
 from eru.lm.model import Features
 from eru.lm.recipes import make_recipe
-from eru.lm.run_folder import open_run
+from eru.lm.run import open_run
 from eru.lm.steps import activation_penalty
 from eru.lm.text.tokens import encode_corpus
 from eru.training import NonFiniteLossError, RunFolder

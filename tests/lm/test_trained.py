@@ -11,7 +11,7 @@ from tiny_runs import contents, tiny
 from eru.lm.evaluation import evaluate
 from eru.lm.generation import generate
 from eru.lm.loop import train
-from eru.lm.run_folder import TRAINED, open_run, trained_names
+from eru.lm.run import TRAINED, open_run, trained_names
 from eru.lm.text.corpus import load_corpus
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

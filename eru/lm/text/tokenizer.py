@@ -1,4 +1,8 @@
-"""Tokenizers: what all of them do, and how one is built from a text or read back from its folder."""
+"""Tokenizers: what all of them do, and how one is built from a text or read back from its folder.
+
+Those of words and characters look units up in a list (vocabulary.py); that of sentencepiece learns parts of words
+(subword.py).
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
