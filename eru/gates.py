@@ -20,8 +20,8 @@ State = tuple[Tensor, Tensor]
 
 # What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
 _SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16
-# Up to here the compiled kernels are the fastest way: a dense map of H units, and N rows one by one.
-_FEW_UNITS, _FEW_ROWS = 128, 32
+# Up to here the compiled kernels are the fastest way: a dense map of H units, and so many multiply-adds row by row.
+_FEW_UNITS, _FEW_PRODUCTS = 128, 1 << 21
 
 
 class EESPGates(nn.Module):
@@ -130,7 +130,7 @@ class EESPGates(nn.Module):
         has_few_units = in_c and self.size <= _FEW_UNITS and (composes or learns)
         if has_few_units or (composes and product_dtype(x).itemsize < 4):
             return F.linear(x, self.dense_weight(), bias)
-        if in_c and not learns and len(rows) <= _FEW_ROWS:
+        if in_c and not learns and self._is_little_work(rows):
             gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
         else:
             reduced = self._reduce(rows, self.reduce_weight)  # (S, N, d)
@@ -162,7 +162,7 @@ class EESPGates(nn.Module):
 
     def step_in_c(self, x: Tensor, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor) -> State | None:
         """A whole evaluated step of this map's cell in one compiled call; ``None`` where that cannot be."""
-        if torch.is_grad_enabled() or self.gates != 4 or len(x) > _FEW_ROWS:
+        if torch.is_grad_enabled() or self.gates != 4 or not self._is_little_work(x, weight_hh):
             return None
         if not self._runs_in_c(x, weight_hh, h, c, weight_hh if bias is None else bias):
             return None
@@ -170,6 +170,11 @@ class EESPGates(nn.Module):
         if self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook():
             return None
         return compiled.cell_step(self._sizes, x, self._weights, bias, weight_hh, h, c)
+
+    def _is_little_work(self, rows: Tensor, *others: Tensor) -> bool:
+        """Whether the rows, each of which reads all weights, are few enough to be taken one by one."""
+        weights = (self.reduce_weight, self.expand_weight, *others)
+        return len(rows) * sum(weight.numel() for weight in weights) <= _FEW_PRODUCTS
 
     def _runs_in_c(self, *tensors: Tensor) -> bool:
         """Whether the compiled kernels can be used, which know plain tensors in float32 and no transformations."""
