@@ -185,7 +185,8 @@ class ERUCell(nn.Module):
             h, c = check_state(hx, input.shape[:-1], self.output_size, self.hidden_size, self.weight_hh.dtype)
             state = (h, c) if batched else (h.unsqueeze(0), c.unsqueeze(0))
         unit, done = self.input_transform, None
-        if type(unit) is EESPGates and self.layer_norm is None and self.weight_hr is None:
+        # A subclass may have a projection or a step of its own.
+        if type(self) is ERUCell and type(unit) is EESPGates and self.layer_norm is None and self.weight_hr is None:
             done = unit.step_in_c(x, self.bias, self.weight_hh, *state)
         h, c = self.step(self.project(x), state) if done is None else done
         return (h, c) if batched else (h.squeeze(0), c.squeeze(0))

@@ -12,16 +12,15 @@ from eru import kernels
 from eru.autocast import product_dtype, without_autocast
 from eru.eesp import check_kernel_size, draw_branches, running_sums
 from eru.kernels import gates as compiled
-from eru.recurrence import is_transformed
 from eru.sizes import dilations, fit_sizes
+from eru.tracing import is_transformed, is_watched
 from eru.warn import warn_once
-
-State = tuple[Tensor, Tensor]
 
 # What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
 _SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16
-# Up to here the compiled kernels are the fastest way: a dense map of H units, and so many multiply-adds row by row.
-_FEW_UNITS, _FEW_PRODUCTS = 128, 1 << 21
+# Up to here the compiled kernels are the fastest way: a dense map of H units, and so many multiply-adds row by row (of
+# more rows than units the dense map is faster, but for a handful).
+_FEW_UNITS, _FEW_PRODUCTS, _FEW_ROWS = 128, 1 << 21, 8
 
 
 class EESPGates(nn.Module):
@@ -122,7 +121,7 @@ class EESPGates(nn.Module):
             self._check_gain()
         rows = x.reshape(-1, self.input_size)  # (N, M)
         # To compose costs as much as about H rows of the direct way. A traced graph must not depend on their number.
-        composes = traced or len(rows) >= self.size
+        composes = traced or rows.shape[0] >= self.size
         in_c = self._runs_in_c(x)
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._weights))
         # In types for which processors have matrix units, and for few units, one larger product is cheaper than the
@@ -156,11 +155,13 @@ class EESPGates(nn.Module):
         return self.reduce_weight, self.branch_weight, self.expand_weight
 
     @property
-    def _sizes(self) -> int:
+    def _sizes(self) -> compiled.Unit:
         sizes = (self.gates, self.size, self.input_size, self.width, self.branches, self.groups, self.expand_groups)
         return compiled.unit(*sizes, self.kernel_size, self.fusion, dilations=self.dilations)
 
-    def step_in_c(self, x: Tensor, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor) -> State | None:
+    def step_in_c(
+        self, x: Tensor, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
         """A whole evaluated step of this map's cell in one compiled call; ``None`` where that cannot be."""
         if torch.is_grad_enabled() or self.gates != 4 or not self._is_little_work(x, weight_hh):
             return None
@@ -173,15 +174,15 @@ class EESPGates(nn.Module):
 
     def _is_little_work(self, rows: Tensor, *others: Tensor) -> bool:
         """Whether the rows, each of which reads all weights, are few enough to be taken one by one."""
-        weights = (self.reduce_weight, self.expand_weight, *others)
-        return len(rows) * sum(weight.numel() for weight in weights) <= _FEW_PRODUCTS
+        count, weights = rows.shape[0], (self.reduce_weight, self.expand_weight, *others)
+        return count < max(self.size, _FEW_ROWS) and count * sum(weight.numel() for weight in weights) <= _FEW_PRODUCTS
 
     def _runs_in_c(self, *tensors: Tensor) -> bool:
         """Whether the compiled kernels can be used, which know plain tensors in float32 and no transformations."""
         for x in (*tensors, *self._weights):
             if x.dtype != torch.float32 or not x.is_cpu or type(x) not in (Tensor, nn.Parameter):
                 return False
-        if torch.compiler.is_compiling() or is_transformed() or kernels.refusal() is not None:
+        if is_watched() or kernels.refusal() is not None:
             return False
         return product_dtype(self.reduce_weight) == torch.float32 and self.branches <= compiled.MOST_BRANCHES
 

@@ -1,5 +1,6 @@
 """ERU: cells over time, layers and directions, with the surface of ``nn.LSTM``."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -241,7 +242,8 @@ class ERU(LSTMNames):
         recurrence = partial(self._recurrence, lengths=lengths)
         # One evaluated step is the cell's own, which has less to prepare. No traced graph may depend on the length.
         evaluates = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        alone = evaluates and self.backend == "auto" and lengths is None and len(x) == 1
+        alone = evaluates and lengths is None and x.shape[0] == 1
+        alone = alone and self.backend == os.environ.get("ERU_BACKEND", "auto") == "auto"
         ends: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
@@ -259,10 +261,8 @@ class ERU(LSTMNames):
             x = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
             if layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
-        h_n, c_n = (
-            parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts) for parts in zip(*ends, strict=True)
-        )
-        return x, (h_n, c_n)
+        # Stacked, and so copied: who changes the outputs in place must not change the state.
+        return x, cast("State", tuple(torch.stack(parts) for parts in zip(*ends, strict=True)))
 
     def _recurrence(
         self, gates: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor, weight_hr: Tensor | None, lengths: Tensor | None

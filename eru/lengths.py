@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eru.recurrence import is_transformed
+from eru.tracing import is_transformed
 
 
 def check_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:

@@ -22,11 +22,17 @@ from vision.weights import WEIGHTS, Weights, list_weights, model_name
 
 @dataclass(frozen=True)
 class Kind:
-    """What the models of one kind share, whatever their width."""
+    """What the models of one kind share, whatever their width.
+
+    Attributes:
+        network: Their class.
+        dataset: What their classes are, unless another number of classes is asked for.
+        preprocessing: What they see of a picture, unless their weights are known to have seen something else.
+    """
 
     network: type[Network]
-    dataset: Dataset  # unless another number of classes is asked for
-    preprocessing: Preprocessing  # unless the weights are known to have seen pictures in another way
+    dataset: Dataset
+    preprocessing: Preprocessing
 
 
 _KINDS = {
@@ -73,7 +79,7 @@ def create_model(
             ``"DEFAULT"`` is the published classifier of the same width.
         features_only: Whether to build the backbone alone, which gives a list of maps.
         out_indices: Which maps, with ``features_only``; levels below the last one named are not built.
-        device: Device of the parameters.
+        device: Where the parameters live.
         dtype: Type of the parameters.
         options: Options of the model's class: ``in_channels``, ``multi_label``, ``fusion``, ``shortcut``, ... A file
             that :func:`vision.save_weights` wrote knows those of its model, and the number of its classes.
@@ -104,20 +110,10 @@ def create_model(
     place = {"device": device, "dtype": dtype}
     file, backbone_file = _find(name, weights), _find(model_name(width), weights_backbone)
     if features_only:
-        depth = kind.network.depth
-        indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
-        levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": kind.network.image_levels}
-        backbone = _build(name, ESPNetv2, {"width": width, **options}, **levels, **place)
-        if (wanted := file or backbone_file) is not None:
-            backbone.weights_record = load_weights(backbone, wanted)
-        return backbone
+        return _build_backbone(name, kind, {"width": width, **options}, out_indices, file or backbone_file, place)
 
     record = None if file is None else file.record
-    saved: dict[str, Any] = {}
-    if file is not None:  # it knows its model, and one of ours also the options and the number of classes
-        saved = file.architecture() if record is None else {"name": record.model}
-        if (other := saved.pop("name", name)) != name:
-            raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
+    saved = {} if file is None else _saved_options(name, file)
     own = len(kind.dataset.categories)
     held = saved.pop("num_classes", own)
     classes = held if num_classes is None else num_classes
@@ -126,7 +122,8 @@ def create_model(
     preprocessing = kind.preprocessing if record is None else record.preprocessing
     if kind.network is Detector:
         saved.setdefault("size", preprocessing.size)  # a detector resizes the images of a list itself
-    model = _build(name, kind.network, {"width": width, **saved, **options}, num_classes=built, **place)
+    options = {"width": width, **saved, **options}
+    model = _build(name, kind.network, options, num_classes=built, **place)
     model.name = name
     if file is not None:
         model.weights_record = load_weights(model, file)
@@ -146,6 +143,36 @@ def _build(name: str, build: Callable[..., Any], options: Mapping[str, Any], **d
         if option not in known:
             raise ValueError(f"{option}={value!r}: {name} has no such option here; it has {', '.join(known)}")
     return build(**options, **decided)
+
+
+def _build_backbone(
+    name: str,
+    kind: Kind,
+    options: Mapping[str, Any],
+    out_indices: Sequence[int] | None,
+    file: WeightsFile | None,
+    place: Mapping[str, Any],
+) -> ESPNetv2:
+    """The backbone of a kind of models, no deeper than its maps need."""
+    depth, image_levels = kind.network.depth, kind.network.image_levels
+    indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
+    levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": image_levels}
+    backbone = _build(name, ESPNetv2, options, **levels, **place)
+    if file is not None:
+        backbone.weights_record = load_weights(backbone, file)
+    return backbone
+
+
+def _saved_options(name: str, file: WeightsFile) -> dict[str, Any]:
+    """What a file knows about its model: the options, and the number of classes.
+
+    Raises:
+        ValueError: It is another model's file.
+    """
+    saved = file.architecture() if file.record is None else {"name": file.record.model}
+    if (other := saved.pop("name", name)) != name:
+        raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
+    return saved
 
 
 def _find(name: str, weights: Weights | str | Path | None) -> WeightsFile | None:

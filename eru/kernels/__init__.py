@@ -13,6 +13,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,8 +42,8 @@ _SIGNATURES = {
     "sequence_backward": (None, [*[_size] * 5, ctypes.c_int, *[_pointer] * 13]),
     "gates_rows": (None, [_pointer, _size, *[_pointer] * 5]),
     "cell_step": (None, [_pointer, _size, _size, *[_pointer] * 10]),
-    "gates_dense": (None, [_pointer] * 5),
-    "gates_dense_backward": (None, [_pointer] * 8),
+    "gates_dense": (None, [_pointer, ctypes.c_int, *[_pointer] * 4]),
+    "gates_dense_backward": (None, [_pointer, ctypes.c_int, *[_pointer] * 7]),
 }
 
 
@@ -129,6 +130,7 @@ def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def address(x: Tensor | None) -> int | None:
+    """Where a tensor's numbers begin; C's NULL for ``None``."""
     return None if x is None else x.data_ptr()
 
 
@@ -211,8 +213,9 @@ def _build(compiler: list[str]) -> Path:
         draft = Path(place) / "kernels.so"
         sources = [str(source) for source in _SOURCES if source.suffix == ".c"]
         run = partial(subprocess.run, capture_output=True, text=True, timeout=120)
-        # Without OpenMP, which Apple's compiler lacks, everything is one thread's work.
-        for threads in (["-fopenmp"], []):
+        # Without OpenMP sequences and maps are one thread's work. On systems other than Linux the process may hold
+        # another OpenMP of torch's, and two of them end it.
+        for threads in ([["-fopenmp"]] if sys.platform == "linux" else []) + [[]]:
             done = run([*command, *threads, "-o", str(draft), *sources, "-lm"])
             if not done.returncode:
                 break

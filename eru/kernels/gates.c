@@ -115,11 +115,12 @@ INLINE void turn(Unit u, float *expand, float *turned, int back) {
 }
 
 /* The whole map as one matrix (S H, M). */
-void gates_dense(const Unit *unit, const float *reduce, const float *branch, const float *expand, float *dense) {
+void gates_dense(const Unit *unit, int threads, const float *reduce, const float *branch, const float *expand,
+                 float *dense) {
     const Unit u = *unit;
     const size_t length = u.width / u.groups, read = u.inputs / u.groups, kept = u.branches * u.width * fan_out(u);
     memset(dense, 0, u.gates * u.size * u.inputs * sizeof(float));
-#pragma omp parallel for if (u.size > FEW_UNITS)
+#pragma omp parallel for num_threads(threads) if (u.size > FEW_UNITS)
     for (size_t gate = 0; gate < u.gates; gate++) {
         float *turned = malloc((kept + u.width * u.size) * sizeof(float)), *matrix = turned + kept;
         turn(u, (float *)expand + gate * kept, turned, 0);
@@ -134,12 +135,12 @@ void gates_dense(const Unit *unit, const float *reduce, const float *branch, con
 }
 
 /* The gradients of the three weights from that of the matrix. */
-void gates_dense_backward(const Unit *unit, const float *grad, const float *reduce, const float *branch,
+void gates_dense_backward(const Unit *unit, int threads, const float *grad, const float *reduce, const float *branch,
                           const float *expand, float *grad_reduce, float *grad_branch, float *grad_expand) {
     const Unit u = *unit;
     const size_t length = u.width / u.groups, read = u.inputs / u.groups, kept = u.branches * u.width * fan_out(u);
     const size_t whole = u.width * u.size;
-#pragma omp parallel for if (u.size > FEW_UNITS)
+#pragma omp parallel for num_threads(threads) if (u.size > FEW_UNITS)
     for (size_t gate = 0; gate < u.gates; gate++) {
         float *turned = malloc((2 * kept + 2 * whole) * sizeof(float)), *grad_turned = turned + kept;
         float *matrix = grad_turned + kept, *grad_matrix = matrix + whole;

@@ -26,31 +26,26 @@ class Unit(ctypes.Structure):
 
 
 @cache
-def unit(*sizes: int, dilations: tuple[int, ...]) -> int:
-    """The address of the structure of these sizes, given in the order of its fields; it is never freed."""
-    made = Unit(*sizes, (ctypes.c_size_t * MOST_BRANCHES)(*dilations))
-    _units.append(made)
-    return ctypes.addressof(made)
+def unit(*sizes: Unit, dilations: tuple[int, ...]) -> Unit:
+    """The structure of these sizes, given in the order of its fields; made once, for a step is short."""
+    return Unit(*sizes, (ctypes.c_size_t * MOST_BRANCHES)(*dilations))
 
 
-_units: list[Unit] = []
-
-
-def rows(sizes: int, x: Tensor, weights: Weights, outputs: int) -> Tensor:
+def rows(sizes: Unit, x: Tensor, weights: Weights, outputs: int) -> Tensor:
     """Gates (N, S H) of the rows (N, M), for few rows and without a gradient."""
     held, gates = kernels.contiguous(x, *weights), x.new_empty(len(x), outputs)
-    kernels.call("gates_rows")(sizes, len(x), *map(kernels.address, (*held, gates)))
+    kernels.call("gates_rows")(ctypes.byref(sizes), len(x), *map(kernels.address, (*held, gates)))
     return gates
 
 
 def cell_step(
-    sizes: int, x: Tensor, weights: Weights, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor
+    sizes: Unit, x: Tensor, weights: Weights, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One step of a cell without a projection, without a gradient: x (B, M) and (h, c) -> the next (h, c)."""
     held = kernels.contiguous(x, *weights, bias, weight_hh, h, c)
     out = x.new_empty(c.shape), x.new_empty(c.shape)
     groups = h.shape[1] // weight_hh.shape[1]
-    kernels.call("cell_step")(sizes, len(x), groups, *map(kernels.address, (*held, *out)))
+    kernels.call("cell_step")(ctypes.byref(sizes), len(x), groups, *map(kernels.address, (*held, *out)))
     return out
 
 
@@ -59,13 +54,15 @@ class Dense(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, sizes: int, shape: tuple[int, int], plain: Callable[..., Tensor], *weights: Tensor
+        ctx: Any, sizes: Unit, shape: tuple[int, int], plain: Callable[..., Tensor], *weights: Tensor
     ) -> Tensor:
         """Compute it; ``plain`` computes it from the weights with torch's operators, for second derivatives."""
         ctx.sizes, ctx.plain = sizes, plain
         ctx.save_for_backward(*weights)
         held, dense = kernels.contiguous(*weights), weights[0].new_empty(shape)
-        kernels.call("gates_dense")(sizes, *map(kernels.address, (*held, dense)))
+        kernels.call("gates_dense")(
+            ctypes.byref(sizes), torch.get_num_threads(), *map(kernels.address, (*held, dense))
+        )
         return dense
 
     @staticmethod
@@ -77,5 +74,6 @@ class Dense(torch.autograd.Function):
             return None, None, None, *torch.autograd.grad(ctx.plain(*views), views, grad, create_graph=True)
         held = kernels.contiguous(grad, *weights)
         grads = [weight.new_empty(weight.shape) for weight in weights]
-        kernels.call("gates_dense_backward")(ctx.sizes, *map(kernels.address, (*held, *grads)))
+        run = kernels.call("gates_dense_backward")
+        run(ctypes.byref(ctx.sizes), torch.get_num_threads(), *map(kernels.address, (*held, *grads)))
         return None, None, None, *grads

@@ -29,10 +29,10 @@ static size_t panels(size_t columns) { return (columns + PANEL - 1) / PANEL; }
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* A matrix as panels of columns, filled up with zeros. Its rows are `segments` of `length`. */
-static void pack(float *to, size_t columns, size_t segments, size_t length, const float *from, size_t segment_apart,
-                 size_t row_apart, size_t column_apart) {
+static void pack(int threads, float *to, size_t columns, size_t segments, size_t length, const float *from,
+                 size_t segment_apart, size_t row_apart, size_t column_apart) {
     const size_t count = panels(columns);
-#pragma omp parallel for if (columns * segments * length > 1 << 17)
+#pragma omp parallel for num_threads(threads) if (columns * segments * length > 1 << 17)
     for (size_t panel = 0; panel < count; panel++) {
         float *at = to + panel * segments * length * PANEL;
         for (size_t s = 0; s < segments; s++)
@@ -149,12 +149,12 @@ void sequence_forward(size_t steps, size_t batch, size_t size, size_t out, size_
     const Share each = share(n, threads, weight_hr != NULL);
     float *packed = malloc(n.groups * 4 * read * wide * sizeof(float));
     for (size_t block = 0; block < 4 * n.groups; block++)
-        pack(packed + block * read * wide, units, 1, read,
+        pack(threads, packed + block * read * wide, units, 1, read,
              weight_hh + (block % 4 * n.size + block / 4 * units) * read, 0, 1, read);
     float *packed_hr = NULL;
     if (weight_hr) {
         packed_hr = malloc(n.size * panels(n.out) * PANEL * sizeof(float));
-        pack(packed_hr, n.out, 1, n.size, weight_hr, 0, 1, n.size);
+        pack(threads, packed_hr, n.out, 1, n.size, weight_hr, 0, 1, n.size);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t part = 0; part < each.parts; part++) {
@@ -226,12 +226,12 @@ void sequence_backward(size_t steps, size_t batch, size_t size, size_t out, size
     const Share each = share(n, threads, weight_hr != NULL);
     float *packed = malloc(4 * n.size * wide * sizeof(float));
     for (size_t group = 0; group < n.groups; group++)
-        pack(packed + group * 4 * units * wide, read, 4, units, weight_hh + group * units * read, n.size * read, read,
-             1);
+        pack(threads, packed + group * 4 * units * wide, read, 4, units, weight_hh + group * units * read,
+             n.size * read, read, 1);
     float *packed_hr = NULL;
     if (weight_hr) {
         packed_hr = malloc(n.out * panels(n.size) * PANEL * sizeof(float));
-        pack(packed_hr, n.size, 1, n.out, weight_hr, 0, n.size, 1);
+        pack(threads, packed_hr, n.size, 1, n.out, weight_hr, 0, n.size, 1);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t part = 0; part < each.parts; part++) {

@@ -2,7 +2,7 @@
 
 ==========  =============================================================================================
 ``naive``   the oracle, a loop that anyone can check; it knows every device and every transformation
-``cpu``     packed weights, compiled element-wise kernels where there is a compiler, an analytic backward
+``cpu``     an analytic backward; in float32 all steps in one compiled call, where there is a compiler
 ``fused``   torch's own fused LSTM, for GPUs
 ``export``  one ``scan`` node, for ``torch.export``
 ==========  =============================================================================================
@@ -13,13 +13,13 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from eru.autocast import product_dtype, without_autocast
 from eru.recurrence import cpu, fused, naive
+from eru.tracing import is_transformed
 from eru.warn import warn_once
 
-__all__ = ["Backend", "is_transformed", "lstm_scan", "resolve_backend"]
+__all__ = ["Backend", "lstm_scan", "resolve_backend"]
 
 Backend = Literal["auto", "naive", "cpu", "fused", "export"]
 _backends = get_args(Backend)
@@ -147,21 +147,6 @@ def _refusal(backend: str, gates: Tensor, has_mask: bool) -> str | None:
     if backend == "fused" and device == "meta":
         return "the gates are on meta, where operations are counted one by one"
     return None
-
-
-def is_transformed() -> bool:
-    """Whether torch.func or forward mode is at work.
-
-    They see through a loop, but not through an operator's own backward; and under vmap no value can be looked at.
-
-    Example:
-        >>> is_transformed(), torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(1))
-        (False, tensor([1.]))
-    """
-    # torch has no public question for either. Where a later torch has renamed ours, the answer is no.
-    functorch = getattr(torch._C, "_functorch", None)
-    peek = getattr(functorch, "peek_interpreter_stack", lambda: None)
-    return peek() is not None or getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def _check_shapes(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eru import kernels
 from eru.recurrence import cpu_steps, naive
+from eru.tracing import is_watched
 
 _MANY_WEIGHTS = 1 << 21  # as many as a processor's cache holds, or more
 
@@ -31,8 +32,8 @@ def lstm_scan(
     tensors = (gates, weight_hh, h0, c0, weight_hr)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     compiled = kernels.refusal(gates.dtype) is None
-    # An operator costs as much as a step of a small layer: without a backward or a tracer its work is done directly.
-    direct = not keep and type(gates) is Tensor and not torch.compiler.is_compiling()
+    # An operator costs as much as a step of a small layer: where nobody looks on, its work is done directly.
+    direct = not keep and type(gates) is Tensor and gates.is_cpu and not is_watched()
     run = _forward if direct else _run_forward
     hidden, c, _, _ = run(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled)
     return hidden, c
