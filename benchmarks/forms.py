@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from eru import ERU, EESPGates
 from eru.eesp import draw_branches, running_sums
 from eru.lm.model import dense_gates
-from eru.sizes import dilations
 
 GATES = 4
 
@@ -103,35 +101,16 @@ class OverTimeERU(ERU):
         return output, (*state, unit.window)
 
 
-class SharedReduce(nn.Module):
-    """The unit with one dense reduce and one set of branches that all gates share; only the expand has groups.
+class SharedReduceDrawn(EESPGates):
+    """The unit that all gates share, with taps drawn as those of any EESP."""
 
-    Its branches start as the identity, or with ``drawn_taps`` as those of an EESP.
-    """
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(input_size, output_size, shared_reduce=True)
 
-    def __init__(self, input_size: int, output_size: int, *, drawn_taps: bool = False) -> None:
-        super().__init__()
-        self.width = math.ceil(output_size / GATES**3) * GATES  # as fit_sizes
-        self.reduce = nn.Parameter(torch.randn(self.width, input_size) / math.sqrt(input_size))
-        self.branches = nn.ModuleList(
-            nn.Conv1d(GATES, GATES, 3, padding=dilation, dilation=dilation, groups=GATES, bias=False)
-            for dilation in dilations()
-        )
-        self.expand = nn.Parameter(torch.randn(len(self.branches), self.width, output_size // len(self.branches)))
-        nn.init.normal_(self.expand, std=1 / math.sqrt(self.width))
-        for number, branch in enumerate(self.branches, start=1):
-            nn.init.zeros_(branch.weight)
-            if drawn_taps:
-                nn.init.normal_(branch.weight[..., 1], std=1 / math.sqrt(number))
-        if not drawn_taps:
-            nn.init.ones_(self.branches[0].weight[..., 1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(T, B, M) -> (T, B, 4H)."""
-        identity = torch.eye(self.width, device=x.device, dtype=self.reduce.dtype).unflatten(1, (GATES, -1))
-        fused = torch.stack(list(accumulate(branch(identity) for branch in self.branches))).flatten(2)  # (K, d, d)
-        parts = torch.bmm(fused, self.expand).unflatten(2, (GATES, -1))  # (K, d, gate, H / K)
-        return F.linear(F.linear(x, self.reduce), parts.permute(2, 0, 3, 1).flatten(0, 2))
+    def reset_parameters(self) -> None:
+        """Draw reduce and expand as ever."""
+        super().reset_parameters()
+        draw_branches(self.branch_weight, self.branches)
 
 
 class Grouped(nn.Module):
@@ -175,8 +154,8 @@ FORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "no fusion": partial(EESPGates, fusion=False),
     "residual": Residual,
     "activation": Activated,
-    "shared reduce": SharedReduce,
-    "shared reduce drawn": partial(SharedReduce, drawn_taps=True),
+    "shared reduce": partial(EESPGates, shared_reduce=True),
+    "shared reduce drawn": SharedReduceDrawn,
     "low rank": LowRank,
     "grouped linear": Grouped,
 }

@@ -20,7 +20,7 @@ Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Ten
 
 
 class ERUCell(nn.Module):
-    r"""Efficient recurrent unit: an LSTM cell whose input map is one 1-D EESP per gate; a drop-in for ``nn.LSTMCell``.
+    r"""Efficient recurrent unit: an LSTM cell whose input maps are 1-D EESP units; a drop-in for ``nn.LSTMCell``.
 
     .. math::
         a_q = \mathrm{EESP}_q(x) + W_q h + b_q, \quad q \in \{i, f, g, o\}, \qquad
@@ -38,8 +38,10 @@ class ERUCell(nn.Module):
         branches: K of the EESP; by default 4 (fewer for the smallest H). An explicit number must divide H.
         groups: Groups of the EESP; by default chosen to fit. An explicit number must divide M and H / K.
         kernel_size: Taps of a branch, odd.
+        shared_reduce: Whether the gates share one EESP with a dense reduce, in place of one grouped EESP each, which
+            has as many weights; see :class:`eru.EESPGates`.
         input_transform: ``(input_size, 4 * hidden_size) -> nn.Module``, which replaces the EESP and so excludes the
-            three options before it; ``nn.Linear`` makes an LSTM.
+            four options before it; ``nn.Linear`` makes an LSTM.
         proj_size: P; above 0, h is projected to (B, P) as in ``nn.LSTM``.
         layer_norm: Whether to normalise the input gates.
         recurrent_groups: R, which must divide H and P. The units are cut into R blocks, each of which reads its own
@@ -74,6 +76,7 @@ class ERUCell(nn.Module):
         branches: int | None = None,
         groups: int | None = None,
         kernel_size: int = 3,
+        shared_reduce: bool = False,
         input_transform: InputTransform | None = None,
         proj_size: int = 0,
         layer_norm: bool = False,
@@ -94,13 +97,13 @@ class ERUCell(nn.Module):
         self.input_size, self.hidden_size, self.proj_size = input_size, hidden_size, proj_size
         self.recurrent_groups = recurrent_groups
         if input_transform is None:
-            input_transform = partial(
-                EESPGates, branches=branches, groups=groups, kernel_size=kernel_size, device=device, dtype=dtype
-            )
+            sizes = {"branches": branches, "groups": groups, "kernel_size": kernel_size}
+            input_transform = partial(EESPGates, **sizes, shared_reduce=shared_reduce, device=device, dtype=dtype)
         else:
-            given = {"branches": branches, "groups": groups, "kernel_size": None if kernel_size == 3 else kernel_size}
-            for name, value in given.items():
-                if value is not None:
+            given = {"branches": (branches, None), "groups": (groups, None)}
+            given |= {"kernel_size": (kernel_size, 3), "shared_reduce": (shared_reduce, False)}
+            for name, (value, default) in given.items():
+                if value != default:
                     raise ValueError(f"{name}={value}: is an option of the EESP, which input_transform replaces")
         self.input_transform = input_transform(input_size, 4 * hidden_size).to(device=device, dtype=dtype)
         self.layer_norm = None

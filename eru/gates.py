@@ -1,4 +1,4 @@
-"""The ERU's input map: one linear, one-dimensional EESP for each of the four gates."""
+"""The ERU's input map: linear, one-dimensional EESP units, one for each of the four gates or one for all of them."""
 
 import math
 from functools import partial
@@ -34,7 +34,11 @@ class EESPGates(nn.Module):
     R and E are the grouped point-wise maps of :class:`eru.EESP`. The depth-wise branches D slide over the features of
     the reduced vector itself, which is seen as ``groups`` signals of ``width / groups`` positions, padded with zeros.
 
-    There is no normalisation, activation or residual, so each gate's map is one matrix, :math:`E_q D_q R_q`. For many
+    With ``shared_reduce`` all gates share one unit. Its reduce has no groups, so it has as many weights as the four
+    grouped ones, and so has the whole map; each branch's sum is expanded to a part of every gate. The branches start
+    as the identity.
+
+    There is no normalisation, activation or residual, so each unit is one matrix, :math:`E_q D_q R_q`. For many
     rows its two right factors are multiplied out first, which is the same in fewer and larger products.
 
     Because three linear maps stand behind one another, an initialisation loop over all parameters of a model (such as
@@ -44,12 +48,13 @@ class EESPGates(nn.Module):
     Args:
         input_size: M, any number from 1 up.
         output_size: S H, a multiple of ``gates``.
-        gates: S, one unit each.
+        gates: S.
         kernel_size: Taps of a branch, odd; 1 has no neighbourhood.
         branches: K, see :func:`eru.sizes.fit_sizes`.
         groups: Groups of reduce and expand, see :func:`eru.sizes.fit_sizes`.
         receptive_field: Limit on what a branch may see, see :func:`eru.sizes.dilations`.
         fusion: Whether the branches are summed up (hierarchical feature fusion).
+        shared_reduce: Whether all gates share one dense reduce and one set of branches.
         device: Where the parameters live.
         dtype: Type of the parameters.
 
@@ -79,6 +84,7 @@ class EESPGates(nn.Module):
         groups: int | None = None,
         receptive_field: int | None = None,
         fusion: bool = True,
+        shared_reduce: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -87,29 +93,40 @@ class EESPGates(nn.Module):
             raise ValueError(f"output_size={output_size}: must be a multiple of gates={gates}, at least 1")
         check_kernel_size(kernel_size)
         self.input_size, self.output_size = input_size, output_size
-        self.gates, self.size = gates, output_size // gates
+        self.gates, self.size, self.shared_reduce = gates, output_size // gates, shared_reduce
+        if input_size < 1:
+            raise ValueError(f"input_size={input_size}: must be at least 1")
+        grouped = None if shared_reduce else input_size
         self.branches, self.groups, self.expand_groups, self.width = fit_sizes(
-            input_size, self.size, branches, groups, names=("input_size", "hidden_size")
+            grouped, self.size, branches, groups, names=("input_size", "hidden_size")
         )
         self.kernel_size, self.fusion = kernel_size, fusion
         self.dilations = dilations(self.branches, receptive_field, kernel_size)
-        # Each group of the expand reads its part of a gate's K d fused features, and makes its part of the H outputs.
-        # Where the groups do not divide H, they make a few outputs more, which _expand cuts off.
+        self.units, self.reduce_groups = (1, 1) if shared_reduce else (gates, self.groups)
+        # Each group of the expand reads its part of a unit's K d fused features, and makes its part of the H outputs
+        # of each gate. Where the groups do not divide H, they make a few outputs more, which _expand cuts off.
         fan_in = self.branches * self.width // self.expand_groups
-        fan_out = math.ceil(self.size / self.expand_groups)
+        fan_out = gates // self.units * math.ceil(self.size / self.expand_groups)
         empty = partial(torch.empty, device=device, dtype=dtype)
-        # Laid out as the weights of 1-D convolutions. The reduce has its groups outside of the gates, since every
-        # group reads its slice of the input once for all gates.
-        self.reduce_weight = nn.Parameter(empty(gates * self.width, input_size // self.groups, 1))
-        self.branch_weight = nn.Parameter(empty(self.branches * gates * self.groups, 1, kernel_size))
-        self.expand_weight = nn.Parameter(empty(gates * self.expand_groups * fan_out, fan_in, 1))
+        # Laid out as the weights of 1-D convolutions. The reduce has its groups outside of the units, since every
+        # group reads its slice of the input once for all of them.
+        self.reduce_weight = nn.Parameter(empty(self.units * self.width, input_size // self.reduce_groups, 1))
+        self.branch_weight = nn.Parameter(empty(self.branches * self.units * self.groups, 1, kernel_size))
+        self.expand_weight = nn.Parameter(empty(self.units * self.expand_groups * fan_out, fan_in, 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights so that an input of unit variance gives gates of about unit variance."""
         for weight in (self.reduce_weight, self.expand_weight):
             nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()))
-        draw_branches(self.branch_weight, self.branches, self.fusion)
+        if self.shared_reduce:
+            # What is expanded starts as what was reduced: of branches that are summed up only the first adds to it.
+            nn.init.zeros_(self.branch_weight)
+            branches = self.branch_weight.detach().chunk(self.branches)
+            for taps in branches[:1] if self.fusion else branches:
+                nn.init.ones_(taps[..., self.kernel_size // 2])
+        else:
+            draw_branches(self.branch_weight, self.branches, self.fusion)
         self._gain_is_checked = False
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -125,20 +142,20 @@ class EESPGates(nn.Module):
         in_c = self._runs_in_c(x)
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._weights))
         # In types for which processors have matrix units, and for few units, one larger product is cheaper than the
-        # copies between several.
+        # copies between those of several gates.
         has_few_units = in_c and self.size <= _FEW_UNITS and (composes or learns)
-        if has_few_units or (composes and product_dtype(x).itemsize < 4):
+        if has_few_units or (composes and self.units > 1 and product_dtype(x).itemsize < 4):
             return F.linear(x, self.dense_weight(), bias)
         if in_c and not learns and self._is_little_work(rows):
             gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
         else:
-            reduced = self._reduce(rows, self.reduce_weight)  # (S, N, d)
+            reduced = self._reduce(rows, self.reduce_weight)  # (units, N, d)
             if composes:
-                by_gate = torch.bmm(reduced, self._composed(self.branch_weight, self.expand_weight))  # (S, N, H)
+                by_unit = torch.bmm(reduced, self._composed(self.branch_weight, self.expand_weight))
             else:
                 fused = self._branches(reduced.transpose(0, 1), self.branch_weight)
-                by_gate = self._expand(fused, self.expand_weight)
-            gates = by_gate.transpose(0, 1).reshape(-1, self.output_size)
+                by_unit = self._expand(fused, self.expand_weight)  # (units, N, S H / units)
+            gates = by_unit.transpose(0, 1).reshape(-1, self.output_size)
         gates = gates if bias is None else gates + bias.to(gates.dtype)
         return gates.reshape(*x.shape[:-1], self.output_size)
 
@@ -156,8 +173,9 @@ class EESPGates(nn.Module):
 
     @property
     def _sizes(self) -> compiled.Unit:
-        sizes = (self.gates, self.size, self.input_size, self.width, self.branches, self.groups, self.expand_groups)
-        return compiled.unit(*sizes, self.kernel_size, self.fusion, dilations=self.dilations)
+        sizes = (self.units, self.gates // self.units, self.size, self.input_size, self.width, self.branches)
+        groups = (self.reduce_groups, self.groups, self.expand_groups)
+        return compiled.unit(*sizes, *groups, self.kernel_size, self.fusion, dilations=self.dilations)
 
     def step_in_c(
         self, x: Tensor, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor
@@ -188,61 +206,60 @@ class EESPGates(nn.Module):
 
     def _dense(self, reduce_weight: Tensor, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
         # A group of the input reaches the features of its own slice of each reduced vector, and no others.
-        composed = self._composed(branch_weight, expand_weight).unflatten(1, (self.groups, -1))
-        reduce = self._by_group(reduce_weight).unflatten(1, (self.gates, -1))  # (groups, S, d / groups, M / groups)
-        dense = composed.permute(1, 0, 3, 2) @ reduce  # (groups, S, H, M / groups)
+        composed = self._composed(branch_weight, expand_weight).unflatten(1, (self.reduce_groups, -1))
+        reduce = self._by_group(reduce_weight)
+        reduce = reduce.unflatten(1, (self.units, -1))  # (groups, units, d / groups, M / groups)
+        dense = composed.permute(1, 0, 3, 2) @ reduce  # (groups, units, S H / units, M / groups)
         return dense.permute(1, 2, 0, 3).reshape(self.output_size, self.input_size)
 
     def _by_group(self, reduce_weight: Tensor) -> Tensor:
-        return reduce_weight.view(self.groups, -1, self.input_size // self.groups)
+        return reduce_weight.view(self.reduce_groups, -1, self.input_size // self.reduce_groups)
 
     def _reduce(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """R: (N, M) -> (S, N, d), one product for each group of the input."""
-        slices = rows.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (groups, N, M / groups)
-        out = torch.bmm(slices, self._by_group(weight).transpose(1, 2))  # (groups, N, S d / groups)
-        # Every gate's reduced vector is made of its parts from all groups.
-        out = out.unflatten(2, (self.gates, -1)).permute(2, 1, 0, 3)  # (S, N, groups, d / groups)
+        """R: (N, M) -> (units, N, d), one product for each group of the input."""
+        slices = rows.unflatten(1, (self.reduce_groups, -1)).transpose(0, 1)  # (groups, N, M / groups)
+        out = torch.bmm(slices, self._by_group(weight).transpose(1, 2))  # (groups, N, units d / groups)
+        # Every unit's reduced vector is made of its parts from all groups.
+        out = out.unflatten(2, (self.units, -1)).permute(2, 1, 0, 3)  # (units, N, groups, d / groups)
         return out.flatten(2)
 
     def _branches(self, reduced: Tensor, weight: Tensor) -> Tensor:
-        """D and its running sums: (N, S, d) -> (K, N, S, d)."""
-        # Each gate's groups are the channels of a convolution over the features of their slices.
-        signals = reduced.reshape(-1, self.gates * self.groups, self.width // self.groups)
+        """D and its running sums: (N, units, d) -> (K, N, units, d)."""
+        # Each unit's groups are the channels of a convolution over the features of their slices.
+        channels = self.units * self.groups
+        signals = reduced.reshape(-1, channels, self.width // self.groups)
         branches = [
-            F.conv1d(
-                signals,
-                taps,
-                padding=(self.kernel_size - 1) * dilation // 2,
-                dilation=dilation,
-                groups=self.gates * self.groups,
-            )
+            F.conv1d(signals, taps, padding=(self.kernel_size - 1) * dilation // 2, dilation=dilation, groups=channels)
             for taps, dilation in zip(weight.chunk(self.branches), self.dilations, strict=True)
         ]
         sums = running_sums(branches) if self.fusion else branches
-        return torch.stack(sums).unflatten(2, (self.gates, -1)).flatten(3)
+        return torch.stack(sums).unflatten(2, (self.units, -1)).flatten(3)
 
     def _expand(self, fused: Tensor, weight: Tensor) -> Tensor:
-        """E: (K, N, S, d) -> (S, N, H)."""
-        parts = fused.permute(2, 1, 0, 3).flatten(2)  # (S, N, K d)
-        parts = parts.unflatten(2, (self.expand_groups, -1)).transpose(1, 2)  # (S, groups, N, K d / groups)
+        """E: (K, N, units, d) -> (units, N, S H / units)."""
+        parts = fused.permute(2, 1, 0, 3).flatten(2)  # (units, N, K d)
+        parts = parts.unflatten(2, (self.expand_groups, -1)).transpose(1, 2)  # (units, groups, N, K d / groups)
         parts = parts.flatten(0, 1)
-        weight = weight.view(self.gates * self.expand_groups, -1, parts.shape[2])
-        out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (self.gates, -1))  # (S, groups, N, H / groups)
-        return out.transpose(1, 2).flatten(2)[..., : self.size]
+        weight = weight.view(self.units * self.expand_groups, -1, parts.shape[2])
+        out = torch.bmm(parts, weight.transpose(1, 2)).unflatten(0, (self.units, -1))
+        # Every group makes its part of each of the unit's gates: (units, groups, N, gates, H / groups).
+        out = out.unflatten(3, (self.gates // self.units, -1))
+        return out.permute(0, 2, 3, 1, 4).flatten(3)[..., : self.size].flatten(2)
 
     def _composed(self, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
-        """Branches, running sums and expand as one matrix a gate, (S, d, H): what they make of the identity.
+        """Branches, running sums and expand as one matrix a unit, (units, d, S H / units).
 
-        The branches treat each group's slice apart, so they are run once over the positions of ONE slice, in all
-        groups at once, and every group's answer is put into its own block of an otherwise empty d x d matrix.
+        It is what they make of the identity. The branches treat each group's slice apart, so they are run once over
+        the positions of ONE slice, in all groups at once, and every group's answer is put into its own block of an
+        otherwise empty d x d matrix.
         """
         length = self.width // self.groups
         positions = torch.eye(length, device=branch_weight.device, dtype=branch_weight.dtype)
-        # What the branches make of each position: (K, length, S, d).
-        answers = self._branches(positions.repeat(1, self.gates * self.groups), branch_weight)
-        answers = answers.unflatten(3, (self.groups, length)).transpose(3, 4)  # (K, from, S, to, groups)
-        blocks = torch.diag_embed(answers)  # (K, from, S, to, groups, groups): zero off the diagonal
-        whole = blocks.permute(0, 4, 1, 2, 5, 3)  # (K, groups, from, S, groups, to)
+        # What the branches make of each position: (K, length, units, d).
+        answers = self._branches(positions.repeat(1, self.units * self.groups), branch_weight)
+        answers = answers.unflatten(3, (self.groups, length)).transpose(3, 4)  # (K, from, units, to, groups)
+        blocks = torch.diag_embed(answers)  # (K, from, units, to, groups, groups): zero off the diagonal
+        whole = blocks.permute(0, 4, 1, 2, 5, 3)  # (K, groups, from, units, groups, to)
         return self._expand(whole.flatten(4, 5).flatten(1, 2), expand_weight)
 
     @torch.no_grad()  # so that gradient checkpointing finds nothing saved here when it computes the call again
@@ -264,7 +281,8 @@ class EESPGates(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, as printed by ``print(module)``."""
+        shared = ", shared_reduce=True" if self.shared_reduce else ""
         return (
             f"{self.input_size}, {self.output_size}, gates={self.gates}, branches={self.branches}, "
-            f"groups={self.groups}, dilations={self.dilations}"
+            f"groups={self.groups}, dilations={self.dilations}{shared}"
         )

@@ -41,6 +41,7 @@ class ERU(LSTMNames):
         branches: See :class:`ERUCell`.
         groups: See :class:`ERUCell`.
         kernel_size: See :class:`ERUCell`.
+        shared_reduce: See :class:`ERUCell`.
         input_transform: See :class:`ERUCell`.
         weight_dropout: Probability of dropout on the recurrent weights, one draw a call (AWD-LSTM's weight drop).
         hidden_dropout: Probability of dropout on h in the recurrent product, one mask over time (variational dropout).
@@ -82,6 +83,7 @@ class ERU(LSTMNames):
         branches: int | None = None,
         groups: int | None = None,
         kernel_size: int = 3,
+        shared_reduce: bool = False,
         input_transform: InputTransform | None = None,
         weight_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
@@ -114,6 +116,7 @@ class ERU(LSTMNames):
             branches=branches,
             groups=groups,
             kernel_size=kernel_size,
+            shared_reduce=shared_reduce,
             input_transform=input_transform,
             proj_size=proj_size,
             layer_norm=layer_norm,

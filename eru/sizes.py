@@ -41,7 +41,7 @@ def receptive_field_limit(size: int) -> int:
 
 
 def fit_sizes(
-    in_channels: int,
+    in_channels: int | None,
     out_channels: int,
     branches: int | None,
     groups: int | None,
@@ -54,14 +54,15 @@ def fit_sizes(
     groups. The reduce has the largest common divisor of ``in_channels`` and d that is at most K.
 
     Args:
-        in_channels: M, at least 1.
+        in_channels: M, at least 1; ``None`` where the reduce has no groups, so that those of the branches and of the
+            expand need not fit it.
         out_channels: N, at least 1.
         branches: K, which must divide N; ``None`` chooses it.
         groups: Groups of both reduce and expand, which must divide M, N and N / K; ``None`` chooses them.
         names: What errors call the two channel counts.
 
     Returns:
-        Branches K, groups of the reduce, groups of the expand, and width d.
+        Branches K, groups of the reduce and of the branches, groups of the expand, and width d.
 
     Raises:
         ValueError: A number below 1, or ``branches`` or ``groups`` that do not divide what they must.
@@ -82,11 +83,12 @@ def fit_sizes(
         branches = next((k for k in fitting if groups is None or out_channels % (k * groups) == 0), fitting[0])
     elif out_channels % branches:
         raise ValueError(f"branches={branches} does not divide {outside}={out_channels}")
+    grouped = in_channels or 0  # which every number divides
     if groups is None:
         width = math.ceil(out_channels / branches**2) * branches
-        return branches, _largest_divisor(math.gcd(in_channels, width), branches), branches, width
+        return branches, _largest_divisor(math.gcd(grouped, width), branches), branches, width
     for name, value in (
-        (f"{inside}={in_channels}", in_channels),
+        (f"{inside}={in_channels}", grouped),
         (f"{outside}={out_channels}", out_channels),
         (f"the width {outside} / branches = {out_channels} / {branches}", out_channels / branches),
     ):

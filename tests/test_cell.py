@@ -308,7 +308,7 @@ def test_an_input_of_another_type(own, given):
         ERUCell(6, 8, dtype=own)(torch.zeros(2, 6, dtype=given))
 
 
-@pytest.mark.parametrize("option", [{"branches": 2}, {"groups": 2}, {"kernel_size": 5}])
+@pytest.mark.parametrize("option", [{"branches": 2}, {"groups": 2}, {"kernel_size": 5}, {"shared_reduce": True}])
 def test_options_of_the_eesp_are_refused_where_another_map_replaces_it(option):
     (name,) = option
     with pytest.raises(

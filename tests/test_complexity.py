@@ -116,6 +116,7 @@ def test_the_language_model_by_stage(cell):
         (ERU(10, 13, num_layers=2, bidirectional=True, proj_size=3), (4, 3, 10)),
         (ERU(12, 16, kernel_size=5), (4, 3, 12)),
         (ERU(12, 16, recurrent_groups=4), (4, 3, 12)),
+        (ERU(12, 16, shared_reduce=True), (4, 3, 12)),
         (Tied(), (2, 6)),
         (Shared(), (2, 5)),
     ],

@@ -15,29 +15,32 @@ needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=f"eru.k
 
 
 def convolutions(unit, x):
-    """The gates of x (T, B, M) by the equations, gate by gate and group by group, each a plain 1-D convolution."""
+    """The gates of x (T, B, M) by the equations, unit by unit and group by group, each a plain 1-D convolution."""
     rows = x.flatten(0, 1)
-    length, m, size = unit.width // unit.groups, unit.input_size // unit.groups, unit.size
-    # The reduce has its groups outside of the gates; branches and expand have their gates outside of the groups.
-    reduce = unit.reduce_weight.unflatten(0, (unit.groups, unit.gates, length))
-    branch = unit.branch_weight.unflatten(0, (unit.branches, unit.gates, unit.groups))
-    expand = unit.expand_weight.unflatten(0, (unit.gates, unit.expand_groups, -1))
+    units = 1 if unit.shared_reduce else unit.gates
+    groups = 1 if unit.shared_reduce else unit.groups
+    m, width = unit.input_size // groups, unit.width // groups
+    # The reduce has its groups outside of the units; branches and expand have their units outside of the groups.
+    reduce = unit.reduce_weight.unflatten(0, (groups, units, width))
+    branch = unit.branch_weight.unflatten(0, (unit.branches, units, unit.groups))
+    expand = unit.expand_weight.unflatten(0, (units, unit.expand_groups, unit.gates // units, -1))
     gates = []
-    for q in range(unit.gates):
+    for q in range(units):
+        reduced = torch.cat([F.conv1d(rows[:, g * m : (g + 1) * m, None], reduce[g, q]) for g in range(groups)], dim=1)
         fused, total = [], 0
         for b, dilation in enumerate(unit.dilations):
             parts = []
-            for g in range(unit.groups):
-                reduced = F.conv1d(rows[:, g * m : (g + 1) * m, None], reduce[g, q])  # (N, length, 1)
+            for g, part in enumerate(reduced.chunk(unit.groups, dim=1)):
                 reach = (unit.kernel_size - 1) * dilation // 2
-                signal = reduced.transpose(1, 2)  # one channel, whose positions are the features
+                signal = part.transpose(1, 2)  # one channel, whose positions are the features
                 parts.append(F.conv1d(signal, branch[b, q, g][None], padding=reach, dilation=dilation)[:, 0])
             here = torch.cat(parts, dim=1)
             total = total + here if unit.fusion else here
             fused.append(total)
         z = torch.cat(fused, dim=1).unsqueeze(2).chunk(unit.expand_groups, dim=1)
-        out = [F.conv1d(part, weight) for part, weight in zip(z, expand[q], strict=True)]
-        gates.append(torch.cat(out, dim=1)[:, :size, 0])
+        for weights in expand[q].unbind(1):  # a gate's, of all groups
+            out = [F.conv1d(part, weight) for part, weight in zip(z, weights, strict=True)]
+            gates.append(torch.cat(out, dim=1)[:, : unit.size, 0])
     return torch.cat(gates, dim=1).unflatten(0, x.shape[:2])
 
 
@@ -49,6 +52,7 @@ def sequences(draw):
         "kernel_size": draw(st.sampled_from([1, 3, 5])),
         "receptive_field": draw(st.sampled_from([None, 5])),
         "fusion": draw(st.booleans()),
+        "shared_reduce": draw(st.booleans()),
     }
     if draw(st.booleans()):
         m, size = draw(st.integers(1, 12)), draw(st.integers(1, 24))
@@ -206,17 +210,51 @@ def test_parameter_count(m, size):
     assert sum(p.numel() for p in unit.parameters()) == 4 * (d * m // g + 3 * k * g + e * -(-size // e) * d)
 
 
+@given(m=st.integers(1, 30), size=st.integers(1, 30))
+@quick
+def test_parameter_count_of_a_shared_reduce(m, size):
+    unit = EESPGates(m, 4 * size, shared_reduce=True, device="meta")
+    k, _, e, d = fit_sizes(1, size, None, None)
+    assert sum(p.numel() for p in unit.parameters()) == d * m + 3 * k * unit.groups + 4 * e * -(-size // e) * d
+    assert d % unit.groups == 0
+
+
+def test_a_shared_reduce_is_an_eesp_whose_gates_agree():
+    """Where an EESP's gates all hold one reduce and one set of branches, its grouped reduce is a sparse dense one."""
+    shared, unit = (EESPGates(12, 4 * 32, shared_reduce=share, dtype=torch.float64) for share in (True, False))
+    reduce, taps = torch.randn(4, 2, 3), torch.randn(4, 4, 3)  # per group; per branch and group
+    expand = torch.randn(4, 4, 8, 8)  # per group, gate and output
+    with torch.no_grad():
+        shared.reduce_weight.copy_(torch.block_diag(*reduce).unsqueeze(2))
+        shared.branch_weight.copy_(taps.reshape(shared.branch_weight.shape))
+        shared.expand_weight.copy_(expand.reshape(shared.expand_weight.shape))
+        unit.reduce_weight.copy_(reduce.unsqueeze(1).expand(4, 4, 2, 3).reshape(unit.reduce_weight.shape))
+        unit.branch_weight.copy_(taps.unsqueeze(1).expand(4, 4, 4, 3).reshape(unit.branch_weight.shape))
+        unit.expand_weight.copy_(expand.transpose(0, 1).reshape(unit.expand_weight.shape))
+    x = torch.randn(5, 3, 12, dtype=torch.float64)
+    torch.testing.assert_close(shared(x), unit(x))
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+def test_the_branches_of_a_shared_reduce_start_as_the_identity(fusion):
+    unit, x = EESPGates(12, 4 * 16, shared_reduce=True, fusion=fusion), torch.randn(7, 12)
+    reduced = unit._reduce(x, unit.reduce_weight)[0]
+    fused = unit._branches(reduced.unsqueeze(1), unit.branch_weight)
+    assert all(torch.equal(part[:, 0], reduced) for part in fused)
+
+
 SIZES = [(1, 1), (1, 51), (51, 1), (3, 7), (16, 32), (100, 40), (128, 128), (650, 51), (400, 448)]
 
 
 @pytest.mark.parametrize(("m", "size"), SIZES)
 @pytest.mark.parametrize("taps", [1, 3])
-def test_unit_variance_inputs_give_gates_of_about_unit_variance(m, size, taps):
+@pytest.mark.parametrize("shared", [False, True])
+def test_unit_variance_inputs_give_gates_of_about_unit_variance(m, size, taps, shared):
     torch.manual_seed(m + size)
     draws = 2 if min(m, size) > 50 else 24  # few weights make single draws scatter widely
     x = torch.randn(20, 16, m)
     with torch.no_grad():
-        units = (EESPGates(m, 4 * size, kernel_size=taps) for _ in range(draws))
+        units = (EESPGates(m, 4 * size, kernel_size=taps, shared_reduce=shared) for _ in range(draws))
         variance = sum(unit(x).var().item() for unit in units) / draws
     assert 0.3 < variance**0.5 < 3
 

@@ -77,6 +77,7 @@ OPTIONS = [
     {"input_transform": nn.Linear, "num_layers": 2, "proj_size": 3},
     {"input_transform": partial(nn.Linear, bias=False), "layer_norm": True},
     {"recurrent_groups": 4},
+    {"shared_reduce": True, "recurrent_groups": 4},
     {"recurrent_groups": 2, "proj_size": 6, "num_layers": 2, "layer_norm": True},
 ]
 

@@ -1,8 +1,8 @@
-/* The input map of an ERU in float32: for each gate an EESP unit, whose reduce R, branches D and expand E are one
- * matrix together, E D R.
+/* The input map of an ERU in float32: EESP units, one for each gate or one for all of them, whose reduce R, branches D
+ * and expand E are one matrix together, E D R.
  *
- * Weights are laid out as in eru/gates.py: the reduce by (group, gate, feature), the branches' taps by (branch, gate,
- * group), the expand by (gate, group, output).
+ * Weights are laid out as in eru/gates.py: the reduce by (group, unit, feature), the branches' taps by (branch, unit,
+ * group), the expand by (unit, group, gate, output).
  */
 #include <stdlib.h>
 
@@ -12,9 +12,9 @@
 enum { MOST_BRANCHES = 16, FEW_UNITS = 48 };
 
 typedef struct {
-    /* S gates of H units, M inputs, width d, K branches, groups of the reduce and of the expand, taps of a branch, and
-     * whether the branches are summed up. */
-    size_t gates, size, inputs, width, branches, groups, expand_groups, taps, fusion;
+    /* EESP units, gates of each, size H of a gate, M inputs, width d, K branches, groups of the reduce, of the branches
+     * and of the expand, taps of a branch, and whether the branches are summed up. */
+    size_t units, gates, size, inputs, width, branches, reduce_groups, groups, expand_groups, taps, fusion;
     size_t dilations[MOST_BRANCHES];
 } Unit;
 
@@ -34,28 +34,39 @@ INLINE void add(size_t size, float factor, const float *a, float *to) {
     for (size_t n = 0; n < size; n++) to[n] += factor * a[n];
 }
 
-/* The row of the reduce's weight that makes feature j of a gate's reduced vector. */
-static const float *reduce_row(Unit u, size_t gate, size_t j, const float *reduce) {
-    const size_t length = u.width / u.groups;
-    return reduce + ((j / length * u.gates + gate) * length + j % length) * (u.inputs / u.groups);
+/* The row of the reduce's weight that makes feature j of a unit's reduced vector. */
+static const float *reduce_row(Unit u, size_t unit, size_t j, const float *reduce) {
+    const size_t length = u.width / u.reduce_groups;
+    return reduce + ((j / length * u.units + unit) * length + j % length) * (u.inputs / u.reduce_groups);
+}
+
+/* The inputs that make feature j: where those of its group begin. */
+static size_t first_input(Unit u, size_t j) {
+    return j / (u.width / u.reduce_groups) * (u.inputs / u.reduce_groups);
+}
+
+/* The row of the expand's weight that makes output h of a gate of a unit. */
+static size_t expand_row(Unit u, size_t unit, size_t gate, size_t h) {
+    const size_t group = h / fan_out(u);
+    return ((unit * u.expand_groups + group) * u.gates + gate) * fan_out(u) + h % fan_out(u);
 }
 
 /* Rows of x (rows, M) one by one: gates (rows, S H). */
-void gates_rows(const Unit *unit, size_t rows, const float *x, const float *reduce, const float *branch,
+void gates_rows(const Unit *sizes, size_t rows, const float *x, const float *reduce, const float *branch,
                 const float *expand, float *gates) {
-    const Unit u = *unit;
-    const size_t length = u.width / u.groups, read = u.inputs / u.groups;
+    const Unit u = *sizes;
+    const size_t length = u.width / u.groups, read = u.inputs / u.reduce_groups;
     float *reduced = malloc((1 + u.branches) * u.width * sizeof(float)), *fused = reduced + u.width;
     for (size_t row = 0; row < rows; row++)
-        for (size_t gate = 0; gate < u.gates; gate++) {
+        for (size_t unit = 0; unit < u.units; unit++) {
             for (size_t j = 0; j < u.width; j++)
-                reduced[j] = dot(read, reduce_row(u, gate, j, reduce), x + row * u.inputs + j / length * read);
+                reduced[j] = dot(read, reduce_row(u, unit, j, reduce), x + row * u.inputs + first_input(u, j));
             for (size_t b = 0; b < u.branches; b++) {
                 float *sums = fused + b * u.width;
                 for (size_t j = 0; j < u.width; j++) sums[j] = u.fusion && b ? sums[j - u.width] : 0.0f;
                 for (size_t group = 0; group < u.groups; group++)
                     for (size_t k = 0; k < u.taps; k++) {
-                        const float tap = branch[((b * u.gates + gate) * u.groups + group) * u.taps + k];
+                        const float tap = branch[((b * u.units + unit) * u.groups + group) * u.taps + k];
                         const ptrdiff_t shift = ((ptrdiff_t)k - (ptrdiff_t)(u.taps / 2)) * (ptrdiff_t)u.dilations[b];
                         const size_t reach = (size_t)(shift < 0 ? -shift : shift);
                         if (reach >= length) continue; /* the tap only ever meets the padding */
@@ -63,12 +74,11 @@ void gates_rows(const Unit *unit, size_t rows, const float *x, const float *redu
                             sums + group * length + (shift < 0 ? reach : 0));
                     }
             }
-            for (size_t h = 0; h < u.size; h++) {
-                const size_t group = h / fan_out(u);
-                const size_t output = (gate * u.expand_groups + group) * fan_out(u) + h % fan_out(u);
-                gates[(row * u.gates + gate) * u.size + h] =
-                    dot(fan_in(u), expand + output * fan_in(u), fused + group * fan_in(u));
-            }
+            for (size_t gate = 0; gate < u.gates; gate++)
+                for (size_t h = 0; h < u.size; h++)
+                    gates[((row * u.units + unit) * u.gates + gate) * u.size + h] =
+                        dot(fan_in(u), expand + expand_row(u, unit, gate, h) * fan_in(u),
+                            fused + h / fan_out(u) * fan_in(u));
         }
     free(reduced);
 }
@@ -76,13 +86,13 @@ void gates_rows(const Unit *unit, size_t rows, const float *x, const float *redu
 /* One gate's E D as a matrix (d, H), given the expand's weight turned to (K d, outputs of a group). Backward, what is
  * given is the gradient of that matrix, and those of both weights are made. A tap of a branch joins a feature of the
  * reduced vector to feature `to` of its own branch, and with fusion of all later ones. */
-INLINE void compose(Unit u, size_t gate, const float *branch, const float *turned, float *matrix,
+INLINE void compose(Unit u, size_t unit, const float *branch, const float *turned, float *matrix,
                     float *grad_branch, float *grad_turned, int backward) {
     const size_t length = u.width / u.groups, outputs = fan_out(u);
     for (size_t b = 0; b < u.branches; b++)
         for (size_t group = 0; group < u.groups; group++)
             for (size_t k = 0; k < u.taps; k++) {
-                const size_t index = ((b * u.gates + gate) * u.groups + group) * u.taps + k;
+                const size_t index = ((b * u.units + unit) * u.groups + group) * u.taps + k;
                 const ptrdiff_t shift = ((ptrdiff_t)k - (ptrdiff_t)(u.taps / 2)) * (ptrdiff_t)u.dilations[b];
                 float sum = 0;
                 for (size_t later = b; later < (u.fusion ? u.branches : b + 1); later++)
@@ -104,75 +114,79 @@ INLINE void compose(Unit u, size_t gate, const float *branch, const float *turne
 }
 
 /* The expand's weight of one gate, from (groups, outputs, K d / groups) to (K d, outputs), or back. */
-INLINE void turn(Unit u, float *expand, float *turned, int back) {
+INLINE void turn(Unit u, size_t unit, size_t gate, float *expand, float *turned, int back) {
     for (size_t group = 0; group < u.expand_groups; group++)
         for (size_t o = 0; o < fan_out(u); o++)
             for (size_t f = 0; f < fan_in(u); f++) {
-                float *a = expand + (group * fan_out(u) + o) * fan_in(u) + f;
+                float *a = expand + expand_row(u, unit, gate, group * fan_out(u) + o) * fan_in(u) + f;
                 float *b = turned + (group * fan_in(u) + f) * fan_out(u) + o;
                 if (back) *a = *b; else *b = *a;
             }
 }
 
 /* The whole map as one matrix (S H, M). */
-void gates_dense(const Unit *unit, int threads, const float *reduce, const float *branch, const float *expand,
+void gates_dense(const Unit *sizes, int threads, const float *reduce, const float *branch, const float *expand,
                  float *dense) {
-    const Unit u = *unit;
-    const size_t length = u.width / u.groups, read = u.inputs / u.groups, kept = u.branches * u.width * fan_out(u);
-    memset(dense, 0, u.gates * u.size * u.inputs * sizeof(float));
+    const Unit u = *sizes;
+    const size_t read = u.inputs / u.reduce_groups, kept = u.branches * u.width * fan_out(u);
+    memset(dense, 0, u.units * u.gates * u.size * u.inputs * sizeof(float));
 #pragma omp parallel for num_threads(threads) if (u.size > FEW_UNITS)
-    for (size_t gate = 0; gate < u.gates; gate++) {
+    for (size_t gate = 0; gate < u.units * u.gates; gate++) {
+        const size_t unit = gate / u.gates;
         float *turned = malloc((kept + u.width * u.size) * sizeof(float)), *matrix = turned + kept;
-        turn(u, (float *)expand + gate * kept, turned, 0);
+        turn(u, unit, gate % u.gates, (float *)expand, turned, 0);
         memset(matrix, 0, u.width * u.size * sizeof(float));
-        compose(u, gate, branch, turned, matrix, NULL, NULL, 0);
+        compose(u, unit, branch, turned, matrix, NULL, NULL, 0);
         for (size_t h = 0; h < u.size; h++)
             for (size_t j = 0; j < u.width; j++)
-                add(read, matrix[j * u.size + h], reduce_row(u, gate, j, reduce),
-                    dense + (gate * u.size + h) * u.inputs + j / length * read);
+                add(read, matrix[j * u.size + h], reduce_row(u, unit, j, reduce),
+                    dense + (gate * u.size + h) * u.inputs + first_input(u, j));
         free(turned);
     }
 }
 
-/* The gradients of the three weights from that of the matrix. */
-void gates_dense_backward(const Unit *unit, int threads, const float *grad, const float *reduce, const float *branch,
+/* The gradients of the three weights from that of the matrix. Those of reduce and branches come once for each gate of
+ * a unit, (gates, *shape), and are their sums, which leaves every thread its own memory. */
+void gates_dense_backward(const Unit *sizes, int threads, const float *grad, const float *reduce, const float *branch,
                           const float *expand, float *grad_reduce, float *grad_branch, float *grad_expand) {
-    const Unit u = *unit;
-    const size_t length = u.width / u.groups, read = u.inputs / u.groups, kept = u.branches * u.width * fan_out(u);
+    const Unit u = *sizes;
+    const size_t read = u.inputs / u.reduce_groups, kept = u.branches * u.width * fan_out(u);
     const size_t whole = u.width * u.size;
 #pragma omp parallel for num_threads(threads) if (u.size > FEW_UNITS)
-    for (size_t gate = 0; gate < u.gates; gate++) {
+    for (size_t gate = 0; gate < u.units * u.gates; gate++) {
+        const size_t unit = gate / u.gates, part = gate % u.gates;
         float *turned = malloc((2 * kept + 2 * whole) * sizeof(float)), *grad_turned = turned + kept;
         float *matrix = grad_turned + kept, *grad_matrix = matrix + whole;
-        turn(u, (float *)expand + gate * kept, turned, 0);
+        turn(u, unit, part, (float *)expand, turned, 0);
         memset(matrix, 0, whole * sizeof(float));
         memset(grad_turned, 0, kept * sizeof(float));
-        compose(u, gate, branch, turned, matrix, NULL, NULL, 0);
+        compose(u, unit, branch, turned, matrix, NULL, NULL, 0);
         for (size_t j = 0; j < u.width; j++) {
-            const float *row = reduce_row(u, gate, j, reduce);
-            float *grad_row = grad_reduce + (row - reduce);
+            const float *row = reduce_row(u, unit, j, reduce);
+            float *grad_row = grad_reduce + part * u.units * u.width * read + (row - reduce);
             memset(grad_row, 0, read * sizeof(float));
             for (size_t h = 0; h < u.size; h++) {
-                const float *from = grad + (gate * u.size + h) * u.inputs + j / length * read;
+                const float *from = grad + (gate * u.size + h) * u.inputs + first_input(u, j);
                 add(read, matrix[j * u.size + h], from, grad_row);
                 grad_matrix[j * u.size + h] = dot(read, from, row);
             }
         }
-        compose(u, gate, branch, turned, grad_matrix, grad_branch, grad_turned, 1);
-        turn(u, grad_expand + gate * kept, grad_turned, 1);
+        float *grad_taps = grad_branch + part * u.branches * u.units * u.groups * u.taps;
+        compose(u, unit, branch, turned, grad_matrix, grad_taps, grad_turned, 1);
+        turn(u, unit, part, grad_expand, grad_turned, 1);
         free(turned);
     }
 }
 
 /* One evaluated step of a cell of four gates, whose recurrent map has `groups` blocks: the next hidden state and cells
  * of rows (rows, M), with everything in one call. */
-void cell_step(const Unit *unit, size_t rows, size_t groups, const float *x, const float *reduce, const float *branch,
+void cell_step(const Unit *sizes, size_t rows, size_t groups, const float *x, const float *reduce, const float *branch,
                const float *expand, const float *bias, const float *weight_hh, const float *h, const float *c,
                float *next_h, float *next_c) {
-    const size_t size = unit->size, read = size / groups;
+    const size_t size = sizes->size, read = size / groups;
     float *gates = malloc((rows * 4 * size + 8 * size) * sizeof(float)), *recurrent = gates + rows * 4 * size;
     float *activated = recurrent + 4 * size;
-    gates_rows(unit, rows, x, reduce, branch, expand, gates);
+    gates_rows(sizes, rows, x, reduce, branch, expand, gates);
     for (size_t row = 0; row < rows; row++) {
         for (size_t n = 0; n < 4 * size; n++)
             recurrent[n] = (bias ? bias[n] : 0.0f) +

@@ -19,8 +19,8 @@ class Unit(ctypes.Structure):
     """The sizes of a map, as C reads them."""
 
     _fields_ = [
-        *((name, ctypes.c_size_t) for name in ("gates", "size", "inputs", "width", "branches", "groups")),
-        *((name, ctypes.c_size_t) for name in ("expand_groups", "taps", "fusion")),
+        *((name, ctypes.c_size_t) for name in ("units", "gates", "size", "inputs", "width", "branches")),
+        *((name, ctypes.c_size_t) for name in ("reduce_groups", "groups", "expand_groups", "taps", "fusion")),
         ("dilations", ctypes.c_size_t * MOST_BRANCHES),
     ]
 
@@ -73,7 +73,9 @@ class Dense(torch.autograd.Function):
             views = [weight.view_as(weight) for weight in weights]
             return None, None, None, *torch.autograd.grad(ctx.plain(*views), views, grad, create_graph=True)
         held = kernels.contiguous(grad, *weights)
-        grads = [weight.new_empty(weight.shape) for weight in weights]
+        # Gates that share their reduce and branches each give a part of those gradients.
+        parts = (ctx.sizes.gates, ctx.sizes.gates, 1)
+        grads = [weight.new_empty(n, *weight.shape) for n, weight in zip(parts, weights, strict=True)]
         run = kernels.call("gates_dense_backward")
         run(ctypes.byref(ctx.sizes), torch.get_num_threads(), *map(kernels.address, (*held, *grads)))
-        return None, None, None, *grads
+        return None, None, None, *(g.sum(0) if len(g) > 1 else g[0] for g in grads)

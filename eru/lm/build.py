@@ -90,6 +90,7 @@ def _build(recipe: Recipe, vocab_size: int, num_layers: int, cell: CellName, hid
         num_layers,
         cell=cell,
         kernel_size=recipe.kernel_size if cell == "eru" else None,
+        shared_reduce=recipe.shared_reduce and cell == "eru",
         recurrent_groups=recipe.recurrent_groups,
         input_dropout=recipe.input_dropout,
         layer_dropout=recipe.layer_dropout,

@@ -47,6 +47,7 @@ class LanguageModel(nn.Module):
         cell: ``"eru"``; or ``"lstm"``, the control, which is the same recurrence with dense input maps; or whatever
             else makes the input maps, see ``input_transform`` of `eru.ERUCell`.
         kernel_size: The taps of the ERU cells, by default theirs. Other cells have none.
+        shared_reduce: Whether the gates of an ERU cell share one EESP, see `eru.ERUCell`. Other cells have none.
         recurrent_groups: R, the blocks of the recurrent map of every cell; it must divide E and H.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
@@ -80,6 +81,7 @@ class LanguageModel(nn.Module):
         *,
         cell: CellName | InputTransform = "eru",
         kernel_size: int | None = None,
+        shared_reduce: bool = False,
         recurrent_groups: int = 1,
         input_dropout: float = 0.0,
         layer_dropout: float = 0.0,
@@ -109,6 +111,8 @@ class LanguageModel(nn.Module):
             raise ValueError(f"cell={cell!r}: must be 'eru', 'lstm' or a callable")
         if cell != "eru" and kernel_size is not None:
             raise ValueError(f"kernel_size={kernel_size}: only cell='eru' has taps, and cell={cell!r} was given")
+        if cell != "eru" and shared_reduce:
+            raise ValueError(f"shared_reduce=True: only cell='eru' has a reduce, and cell={cell!r} was given")
         self.vocab_size, self.embedding_size = vocab_size, embedding_size
         self.input_dropout, self.layer_dropout, self.output_dropout = input_dropout, layer_dropout, output_dropout
         self.embedding_dropout, self.locked = embedding_dropout, locked
@@ -119,8 +123,9 @@ class LanguageModel(nn.Module):
         make = partial(ERU, weight_dropout=weight_dropout, recurrent_groups=recurrent_groups)
         if cell != "eru":
             make = partial(make, input_transform=dense_gates if cell == "lstm" else cell)
-        elif kernel_size is not None:
-            make = partial(make, kernel_size=kernel_size)
+        else:
+            make = partial(make, shared_reduce=shared_reduce)
+            make = make if kernel_size is None else partial(make, kernel_size=kernel_size)
         self.layers = nn.ModuleList(make(a, b) for a, b in pairwise(widths))
 
     def features(self, tokens: Tensor, state: list[State] | None = None) -> Features:

@@ -17,6 +17,7 @@ SHAPE = (
     "hidden_size",
     "num_layers",
     "kernel_size",
+    "shared_reduce",
     "recurrent_groups",
 )
 """The fields that say which weights there are and what they mean: a run that starts from another's has them too."""
@@ -47,6 +48,7 @@ class Recipe:
         hidden_size: H, the width of all layers but the last, which has E.
         num_layers: The number of recurrent layers.
         kernel_size: The number of taps of the ERU's branches.
+        shared_reduce: Whether the gates of an ERU cell share one EESP unit, in place of one unit for each gate.
         recurrent_groups: R, the number of blocks into which the recurrent maps are cut, of either cell.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
@@ -86,6 +88,7 @@ class Recipe:
     hidden_size: int = 448
     num_layers: int = 3
     kernel_size: int = 3
+    shared_reduce: bool = False
     recurrent_groups: int = 1
     input_dropout: float = 0.5
     layer_dropout: float = 0.5

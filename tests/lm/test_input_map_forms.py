@@ -66,21 +66,6 @@ def test_a_grouped_map_reads_its_quarter(forms):
             torch.testing.assert_close(gates[..., outputs], expected)
 
 
-def test_the_shared_reduce_is_an_eesp_whose_gates_agree(forms):
-    """Where an EESP's gates all hold one reduce and one set of branches, its grouped reduce is a sparse dense one."""
-    shared, unit = forms.SharedReduce(12, 4 * 32).double(), EESPGates(12, 4 * 32).double()
-    reduce, taps = torch.randn(4, 2, 3).double(), torch.randn(4, 4, 3).double()  # per group; per branch and group
-    for branch, weight in zip(shared.branches, taps, strict=True):
-        branch.weight.data = weight.unsqueeze(1)
-    shared.reduce.data = torch.block_diag(*reduce)
-    unit.reduce_weight.data = reduce.unsqueeze(1).expand(4, 4, 2, 3).reshape(unit.reduce_weight.shape)
-    unit.branch_weight.data = taps.unsqueeze(1).expand(4, 4, 4, 3).reshape(unit.branch_weight.shape)
-    expand = shared.expand.detach().unflatten(2, (4, 8))  # (group, d, gate, H / groups)
-    unit.expand_weight.data = expand.permute(2, 0, 3, 1).reshape(unit.expand_weight.shape)
-    x = torch.randn(5, 3, 12, dtype=torch.float64)
-    torch.testing.assert_close(shared(x), unit(x))
-
-
 @pytest.mark.parametrize("recipe", ["small", "paper-7m"])
 def test_all_models_are_of_one_size(input_maps, forms, recipe):
     wanted = count_parameters(make_recipe(recipe), 10_000)

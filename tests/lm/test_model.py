@@ -71,6 +71,8 @@ def test_the_control_has_the_parameters_of_the_eru(name):
 def test_recurrent_groups_make_wide_models_of_the_papers_sizes(hidden_size, parameters):
     recipe = make_recipe("paper-7m", hidden_size=hidden_size, recurrent_groups=4)
     assert count_parameters(recipe, VOCABULARY) == parameters
+    taps = 3 * 3 * 4 * 4 * 3  # fewer, where the gates share theirs: three gates' of three layers
+    assert count_parameters(replace(recipe, shared_reduce=True), VOCABULARY) == parameters - taps
     formula = whole(eru_layer, VOCABULARY, 400, hidden_size)  # with dense recurrent maps
     assert parameters == formula - 3 * (2 * hidden_size**2 + 400**2)  # 3/4 of 4 H^2, twice, and of 4 E^2
     with torch.device("meta"):
@@ -145,6 +147,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits():
         {"num_layers": 1},
         {"recurrent_groups": 4},
         {"recurrent_groups": 2, "cell": "lstm"},
+        {"shared_reduce": True},
     ],
 )
 def test_a_sequence_equals_its_steps_with_carried_state(options):
@@ -307,6 +310,7 @@ def test_evaluating_gives_the_mode_back(training, error):
             ({"kernel_size": 3, "cell": cell}, "kernel_size=3: only cell='eru' has taps")
             for cell in ("lstm", dense_gates)
         ),
+        ({"shared_reduce": True, "cell": "lstm"}, "shared_reduce=True: only cell='eru' has a reduce"),
         *(
             ({name: p}, f"{name}={p}: must be a probability from 0 to 1")
             for name in ("input_dropout", "layer_dropout", "output_dropout", "embedding_dropout", "weight_dropout")

@@ -134,6 +134,7 @@ def test_the_recipe_reaches_the_model():
         hidden_size=24,
         num_layers=4,
         kernel_size=5,
+        shared_reduce=True,
         input_dropout=0.1,
         layer_dropout=0.2,
         output_dropout=0.3,
@@ -154,6 +155,7 @@ def test_the_recipe_reaches_the_model():
     for layer in model.layers:
         assert layer.weight_dropout == 0.6
         assert layer.cells["l0"].input_transform.kernel_size == 5
+        assert layer.cells["l0"].input_transform.shared_reduce
 
 
 def test_solving_for_the_control_draws_nothing():
