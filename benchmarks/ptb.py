@@ -17,7 +17,7 @@ from typing import Any
 from environment import RESULTS, environment
 
 from eru.lm.evaluation import evaluate, perplexity_of
-from eru.lm.recipes import make_recipe
+from eru.lm.recipes import make_recipe, shape_of
 from eru.lm.run import TRAINED, LanguageModelRun, open_run
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.training import RunFolder, read_json, write_json
@@ -63,6 +63,8 @@ def train_command(run: LanguageModelRun) -> str:
     plain = asdict(make_recipe(run.recipe.name))
     python = "python" if config["processes"] == 1 else f"torchrun --nproc-per-node {config['processes']}"
     parts = [f"{python} cli.py lm-train --data ptb --recipe {run.recipe.name} --precision {config['precision']}"]
+    if "start" in config:  # the run that it started from brings its shape
+        plain |= shape_of(run.recipe)
     parts += [f"--set {name}={str(value).lower()}" for name, value in recipe.items() if value != plain[name]]
     if len(done) < run.recipe.epochs:
         parts.append(f"--max-steps {done[-1]['step']}")

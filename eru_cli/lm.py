@@ -11,7 +11,7 @@ from eru.lm.adapt.search import default_grid, parse_values
 from eru.lm.evaluation import evaluate
 from eru.lm.generation import generate, lacking
 from eru.lm.loop import train
-from eru.lm.recipes import RECIPES, make_recipe, parse_field
+from eru.lm.recipes import RECIPES, make_recipe, parse_field, shape_of
 from eru.lm.run import open_folder, open_run, trained_on
 from eru.lm.text.corpus import load_corpus
 from eru.training import Interrupted
@@ -27,7 +27,7 @@ from eru_cli.options import answer, as_json, data_dir, device, program, resolve_
 @click.option("--epochs", type=int, help="Passes over the text, over which the schedule runs: --set epochs=N.")
 @click.option("--max-steps", type=int, help="Stop when the whole run has so many steps; --resume goes on.")
 @click.option("--minutes", type=float, help="Stop this call after that time; --resume goes on.")
-@click.option("--from", "start", metavar="RUN", help="Start from the best weights of that run, or of a trained model.")
+@click.option("--from", "start", metavar="RUN", help="Start from the weights of that run or trained model.")
 @device
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16"]), help="The type of the products; by default float32."
@@ -63,6 +63,8 @@ def lm_train(
         data, precision = data or trained_on(folder)[0], precision or folder.config.get("precision")
     else:
         base, data, precision = make_recipe(recipe or "small"), data or "stdlib", precision or "float32"
+    if others["start"] is not None:  # weights bring their shape, and what is set besides is compared with it
+        base = replace(base, **shape_of(open_run(others["start"]).recipe))
     plan = replace(base, **changes)
     corpus = load_corpus(data, data_dir)
     advice = f"go on with {program()} lm-train --resume --out {shlex.quote(out)}"

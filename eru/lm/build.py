@@ -22,7 +22,7 @@ def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
     Example:
         >>> from eru.lm.recipes import make_recipe
         >>> sum(p.numel() for p in build_model(make_recipe("paper-7m"), 10_000).parameters())
-        6962576
+        6998240
     """
     if recipe.cell == "eru":
         return _build(recipe, vocab_size, recipe.num_layers, "eru", recipe.hidden_size)
@@ -41,7 +41,7 @@ def count_parameters(recipe: Recipe, vocab_size: int) -> int:
     Example:
         >>> from eru.lm.recipes import make_recipe
         >>> count_parameters(make_recipe("paper-7m"), 10_000)
-        6962576
+        6998240
     """
     sizes = (recipe.embedding_size, recipe.hidden_size, recipe.kernel_size, vocab_size)
     try:

@@ -22,6 +22,11 @@ SHAPE = (
 )
 """The fields that say which weights there are and what they mean: a run that starts from another's has them too."""
 
+FORM: dict[str, Any] = {"shared_reduce": True, "recurrent_groups": 4}
+"""The form of the ERU that the recipes take, since it learned best at equal size; docs/results.md has the comparison.
+
+A :class:`Recipe` has other defaults, so that the config.json of an older run means what it meant.
+"""
 # Whatever else has limits is checked by the function that uses it. Comparisons with NaN are false, so it fits nowhere.
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
@@ -137,8 +142,9 @@ def small() -> Recipe:
     """A small model of any small text, trained in minutes on a CPU."""
     return Recipe(
         name="small",
+        **FORM,
         embedding_size=200,
-        hidden_size=256,
+        hidden_size=424,
         input_dropout=0.25,
         layer_dropout=0.25,
         output_dropout=0.35,
@@ -154,6 +160,8 @@ def paper_7m() -> Recipe:
     """7 M parameters with standard dropout, as in Table 4 of ESPNetv2 and the PRU recipe behind it."""
     return Recipe(
         name="paper-7m",
+        **FORM,
+        hidden_size=768,
         activation_regularization=2.0,
         temporal_regularization=1.0,
         optimizer="sgd",
@@ -167,7 +175,7 @@ def paper_7m() -> Recipe:
 
 def paper_15m() -> Recipe:
     """15 M parameters, otherwise `paper_7m`."""
-    return replace(paper_7m(), name="paper-15m", hidden_size=976)
+    return replace(paper_7m(), name="paper-15m", hidden_size=1536)
 
 
 def awd_7m() -> Recipe:
@@ -177,6 +185,8 @@ def awd_7m() -> Recipe:
     """
     return Recipe(
         name="awd-7m",
+        **FORM,
+        hidden_size=768,
         input_dropout=0.5,
         layer_dropout=0.2,
         output_dropout=0.4,
@@ -198,7 +208,7 @@ def awd_7m() -> Recipe:
 
 def awd_15m() -> Recipe:
     """15 M parameters and the lower rate that they take, otherwise `awd_7m`."""
-    return replace(awd_7m(), name="awd-15m", hidden_size=976, learning_rate=2.5e-3)
+    return replace(awd_7m(), name="awd-15m", hidden_size=1536, learning_rate=2.5e-3)
 
 
 RECIPES = {"small": small, "paper-7m": paper_7m, "paper-15m": paper_15m, "awd-7m": awd_7m, "awd-15m": awd_15m}
@@ -246,6 +256,16 @@ def read_recipe(fields: Any) -> Recipe:
         return Recipe(**fields)
     except TypeError as error:
         raise ValueError(f"no recipe: {error}") from error
+
+
+def shape_of(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe that say which weights there are and what they mean, with their values.
+
+    Example:
+        >>> shape_of(make_recipe("small"))["hidden_size"]
+        424
+    """
+    return {name: getattr(recipe, name) for name in SHAPE}
 
 
 def parse_field(text: str) -> tuple[str, Any]:

@@ -11,7 +11,7 @@ import torch
 import eru
 from eru.lm.build import build_model, check_model_fits
 from eru.lm.model import LanguageModel
-from eru.lm.recipes import SHAPE, Recipe, read_recipe
+from eru.lm.recipes import Recipe, read_recipe, shape_of
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer, load_tokenizer
 from eru.storage import draft_of
@@ -145,8 +145,8 @@ def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> LanguageMode
         ValueError: The run does not fit or is broken.
     """
     run = open_run(path)
-    its = {"recipe": {name: getattr(run.recipe, name) for name in SHAPE}, "data": run.folder.config.get("data")}
-    ours = {"recipe": {name: getattr(recipe, name) for name in SHAPE}, "data": {"fingerprint": corpus.fingerprint}}
+    its = {"recipe": shape_of(run.recipe), "data": run.folder.config.get("data")}
+    ours = {"recipe": shape_of(recipe), "data": {"fingerprint": corpus.fingerprint}}
     replace(run.folder, config=its).check_same_config(ours, ignore=("data.name",))
     return run
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 import eru
 from eru.lm.build import build_model
-from eru.lm.recipes import RECIPES, make_recipe
+from eru.lm.recipes import RECIPES, make_recipe, shape_of
 from eru.lm.run import open_run
 from eru.training import Limits
 from eru_cli import main
@@ -215,7 +216,7 @@ def test_resume_takes_its_options_from_the_folder(call, train, corpus, tmp_path,
     train(*options, "--max-steps=3")
     answer = call("lm-train", "--resume", "--out", tmp_path / "run", "--device=cpu", *given)
     if "--recipe=small" in given:
-        assert (answer.code, "recipe.hidden_size (saved 8, given 256)" in answer.err) == (2, True)
+        assert (answer.code, "recipe.hidden_size (saved 8, given 424)" in answer.err) == (2, True)
         return
     assert answer.code == 0, answer
     for name in ("model.safetensors", "config.json"):
@@ -233,6 +234,16 @@ def test_a_run_starts_from_another(train, run, tmp_path):
     said = train("--from", tmp_path / "older", "--set=averaging=true", "--set=nonmonotone_interval=0", "--json").json
     assert said["finished"]
     assert open_run(tmp_path / "run").folder.config["start"]["run"] == "older"
+
+
+def test_a_run_from_another_has_its_shape(call, run, corpus, tmp_path):
+    """Whatever the recipe's own is, unless another is asked for in so many words."""
+    options = ("--data", corpus, "--out", tmp_path / "newer", "--recipe=awd-7m", "--device=cpu", "--max-steps=1")
+    said = call("lm-train", "--from", run, *options, "--json").json
+    older, newer = open_run(run).recipe, open_run(tmp_path / "newer").recipe
+    assert said["steps"] == 1
+    assert shape_of(newer) == shape_of(older) != shape_of(make_recipe("awd-7m"))
+    assert newer == replace(make_recipe("awd-7m"), **shape_of(older))
 
 
 def test_the_seed_decides_the_weights(train, tmp_path):
@@ -277,7 +288,7 @@ def test_the_lstm_control_has_as_many_parameters(train, tmp_path):
     sizes = []
     for cell in ("eru", "lstm"):
         said = train(
-            "--max-steps=0", f"--set=cell={cell}", "--set=hidden_size=48", "--set=num_layers=3", "--json"
+            "--max-steps=0", f"--set=cell={cell}", "--set=hidden_size=160", "--set=num_layers=3", "--json"
         ).json
         sizes.append(said["parameters"])
         (tmp_path / "run").rename(tmp_path / cell)

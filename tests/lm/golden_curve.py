@@ -34,6 +34,8 @@ def losses(folder: Path) -> dict[str, list[float]]:
         "small",
         embedding_size=12,
         hidden_size=20,
+        shared_reduce=False,
+        recurrent_groups=1,
         input_dropout=0.0,
         layer_dropout=0.0,
         output_dropout=0.0,

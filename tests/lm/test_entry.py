@@ -9,7 +9,7 @@ from eru import lm
 from eru.lm.text.corpus import SPLITS
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-TINY = {"embedding_size": 6, "hidden_size": 8, "num_layers": 2, "batch_size": 2, "bptt": 9}
+TINY = {"embedding_size": 8, "hidden_size": 8, "num_layers": 2, "batch_size": 2, "bptt": 9}
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_a_signal_before_the_first_step_leaves_a_run_to_resume(corpus, whole, tm
 
 
 ENDLESS = ("--recipe=small", "--device=cpu", "--epochs=100000", "--set=log_every=1", "--set=schedule=constant")
-SIZES = ("--set=embedding_size=6", "--set=hidden_size=8", "--set=batch_size=2", "--set=bptt=9")
+SIZES = ("--set=embedding_size=8", "--set=hidden_size=8", "--set=batch_size=2", "--set=bptt=9")
 
 
 def interrupted(command, run, signum):

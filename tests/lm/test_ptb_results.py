@@ -11,7 +11,7 @@ from tiny_runs import CASES, contents, epoch_ends, tiny
 
 from eru.lm.evaluation import evaluate_tokens
 from eru.lm.loop import train
-from eru.lm.recipes import make_recipe, parse_field, read_recipe
+from eru.lm.recipes import make_recipe, parse_field, read_recipe, shape_of
 from eru.lm.run import open_run
 from eru.lm.text.tokens import encode_corpus
 from eru.training import RunFolder
@@ -192,4 +192,7 @@ def test_a_published_command_still_gives_its_recipe(path):
     options = [(word, next(words)) for word in words if word.startswith("--")]
     changes = dict(parse_field(value) for option, value in options if option == "--set")
     # A field that is younger than the file means its default there, whatever the named recipe says today.
-    assert make_recipe(dict(options)["--recipe"], **changes) == read_recipe(training["recipe"])
+    recipe = read_recipe(training["recipe"])
+    if "--from" in dict(options):  # which brings its shape
+        changes = shape_of(recipe) | changes
+    assert make_recipe(dict(options)["--recipe"], **changes) == recipe

@@ -10,7 +10,7 @@ from eru.training import RunFolder
 
 
 def tiny(**changes):
-    sizes = {"embedding_size": 6, "hidden_size": 8, "num_layers": 2, "batch_size": 2, "bptt": 9}
+    sizes = {"embedding_size": 8, "hidden_size": 8, "num_layers": 2, "batch_size": 2, "bptt": 9}
     return make_recipe("small", **{**sizes, "epochs": 2, "warmup_steps": 4, "log_every": 1, **changes})
 
 
