@@ -12,6 +12,7 @@ A document holds a table between two comments, which the rendered page does not 
 
 import argparse
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -142,14 +143,30 @@ def input_maps() -> str:
     return markdown(["form", "parameters", *(f"epoch {n}" for n in range(1, 6))], rows)
 
 
-def small_forms(file: str) -> str:
+def input_maps_small() -> str:
     """The shape of the recipe ``small`` with every form, at each rate and for each seed that was run."""
     rows = []
+    for row in result("input_maps_small")["rows"]:
+        recipe = row["recipe"]
+        names = (row["form"], recipe["seed"], f"{recipe['learning_rate']:g}")
+        rows.append((*names, row["hidden_size"], row["parameters"], *row["valid_perplexity"]))
+    return markdown(["form", "seed", "rate", "H", "parameters", "epoch 1", "epoch 2"], rows)
+
+
+def seeds_together(file: str) -> str:
+    """The last perplexity of every form over its seeds at each rate, the lowest mean first."""
+    found: dict[tuple[str, int, float], list[Row]] = {}
     for row in result(file)["rows"]:
         recipe = row["recipe"]
-        names = (row["form"], recipe.get("recurrent_groups", 1), recipe["seed"], f"{recipe['learning_rate']:g}")
-        rows.append((*names, row["hidden_size"], row["parameters"], *row["valid_perplexity"]))
-    return markdown(["form", "R", "seed", "rate", "H", "parameters", "epoch 1", "epoch 2"], rows)
+        found.setdefault((row["form"], recipe["recurrent_groups"], recipe["learning_rate"]), []).append(row)
+    lines = []
+    for (form, groups, rate), rows in found.items():
+        ends = [row["valid_perplexity"][-1] for row in rows]
+        sizes = rows[0]["hidden_size"], rows[0]["parameters"]
+        spread = max(ends) - min(ends) if len(ends) > 1 else None
+        lines.append((form, groups, f"{rate:g}", *sizes, len(ends), statistics.mean(ends), spread))
+    names = ("form", "R", "rate", "H", "parameters", "seeds", "mean", "highest less lowest")
+    return markdown(names, sorted(lines, key=lambda line: line[-2]))
 
 
 def stdlib() -> str:
@@ -189,9 +206,11 @@ def readme() -> str:
 LAYERS = ("ERU", "ERU, torch's fused LSTM", "ERU naive loop")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
 TABLES: dict[str, Callable[[], str]] = {
-    **{table.__name__: table for table in (ptb, course, adapted, ablation, input_maps, stdlib, readme)},
-    "input_maps_small": partial(small_forms, "input_maps_small"),
-    "recurrent_groups_small": partial(small_forms, "recurrent_groups_small"),
+    **{
+        table.__name__: table
+        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, stdlib, readme)
+    },
+    "recurrent_groups_small": partial(seeds_together, "recurrent_groups_small"),
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
     "layer_bfloat": partial(
         pivoted, "recurrence_amx", (*SIZES, "threads"), "layer", ("ERU bf16", "nn.LSTM bf16"), "ratio_to_lstm"

@@ -288,7 +288,7 @@ def test_the_lstm_control_has_as_many_parameters(train, tmp_path):
     sizes = []
     for cell in ("eru", "lstm"):
         said = train(
-            "--max-steps=0", f"--set=cell={cell}", "--set=hidden_size=160", "--set=num_layers=3", "--json"
+            "--max-steps=0", f"--set=cell={cell}", "--set=hidden_size=320", "--set=num_layers=3", "--json"
         ).json
         sizes.append(said["parameters"])
         (tmp_path / "run").rename(tmp_path / cell)
