@@ -97,5 +97,6 @@ def _build(recipe: Recipe, vocab_size: int, num_layers: int, cell: CellName, hid
         output_dropout=recipe.output_dropout,
         embedding_dropout=recipe.embedding_dropout,
         weight_dropout=recipe.weight_dropout,
+        hidden_dropout=recipe.hidden_dropout,
         locked=recipe.locked,
     )

@@ -165,7 +165,11 @@ def fit(
         Interrupted: SIGINT, SIGTERM or SIGHUP came. The step was finished and the checkpoint saved.
     """
     optimizer = make_optimizer(
-        recipe.optimizer, model.parameters(), learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+        recipe.optimizer,
+        model.parameters(),
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        beta1=recipe.beta1,
     )
     state = TrainingState(model, optimizer)
     begin(state, recipe, folder, valid, ranks, pretrained)

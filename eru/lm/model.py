@@ -54,6 +54,7 @@ class LanguageModel(nn.Module):
         output_dropout: The dropout before the softmax.
         embedding_dropout: The dropout of whole words of the embedding.
         weight_dropout: The dropout on the recurrent weights.
+        hidden_dropout: The dropout on h in the recurrent products, with one mask for all steps of a window.
         locked: Whether one dropout mask holds for all steps (variational dropout) in place of a fresh one for each.
 
     Shape:
@@ -88,6 +89,7 @@ class LanguageModel(nn.Module):
         output_dropout: float = 0.0,
         embedding_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
         locked: bool = False,
     ) -> None:
         super().__init__()
@@ -120,7 +122,9 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(embedding_size))
         self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
-        make = partial(ERU, weight_dropout=weight_dropout, recurrent_groups=recurrent_groups)
+        make = partial(
+            ERU, weight_dropout=weight_dropout, hidden_dropout=hidden_dropout, recurrent_groups=recurrent_groups
+        )
         if cell != "eru":
             make = partial(make, input_transform=dense_gates if cell == "lstm" else cell)
         else:

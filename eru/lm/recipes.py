@@ -36,6 +36,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "finite and not negative",
     ),
     ("learning_rate clip", lambda value: 0 < value < math.inf, "finite and above 0"),
+    ("averaging_start", lambda value: 0 <= value <= 1, "from 0 to 1"),
 )
 
 
@@ -60,6 +61,7 @@ class Recipe:
         output_dropout: The dropout before the softmax.
         embedding_dropout: The dropout of whole words.
         weight_dropout: The dropout on the recurrent weights.
+        hidden_dropout: The dropout on the hidden state where it recurs, one mask for a window.
         locked: Whether one dropout mask holds for all steps of a window in place of a fresh one for each.
         activation_regularization: The factor of the mean square of the dropped outputs (AR).
         temporal_regularization: The factor of the mean square of the undropped outputs' change between steps (TAR).
@@ -68,16 +70,19 @@ class Recipe:
         bptt: The steps of a window, through which gradients flow.
         random_bptt: Whether each window's length is drawn, as in AWD-LSTM; its learning rate follows its length.
         partial_shuffle: Whether each stream is rotated by a random offset, anew every epoch (arXiv 1903.04167).
-        optimizer: ``"adamw"`` or ``"sgd"``.
+        optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"``.
+        beta1: How much of the mean gradient the two kinds of Adam keep from step to step.
         learning_rate: The highest learning rate.
         schedule: ``"constant"``, ``"cosine"`` or ``"linear"``, which fall to ``floor``.
         warmup_steps: The steps of linear warm-up.
+        hold: The share of the run after the warm-up over which the highest rate stays before it falls.
         floor: The last learning rate as a share of the highest.
-        weight_decay: The weight decay, which is decoupled for AdamW.
+        weight_decay: The weight decay: decoupled for AdamW, a part of the gradient for the others.
         clip: The limit on the norm of the gradient.
-        averaging: Whether the mean of the weights is evaluated, once the validation loss has not improved for
-            ``nonmonotone_interval`` epochs (NT averaging).
-        nonmonotone_interval: The n of that rule; 0 waits for nothing and averages from the first step.
+        averaging: Whether a mean of the weights is made, once the validation loss has not improved for
+            ``nonmonotone_interval`` epochs (NT averaging). It is validated beside them, and the better ones count.
+        nonmonotone_interval: The n of that rule; 0 waits for no such thing.
+        averaging_start: The share of the epochs before which no mean begins.
         patience: The run ends once the validation loss has not improved for that many epochs, by the same rule;
             0 for never.
         seed: The seed of everything random.
@@ -100,6 +105,7 @@ class Recipe:
     output_dropout: float = 0.5
     embedding_dropout: float = 0.0
     weight_dropout: float = 0.0
+    hidden_dropout: float = 0.0
     locked: bool = False
     activation_regularization: float = 0.0
     temporal_regularization: float = 0.0
@@ -109,14 +115,17 @@ class Recipe:
     random_bptt: bool = True
     partial_shuffle: bool = False
     optimizer: OptimizerName = "adamw"
+    beta1: float = 0.9
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
     warmup_steps: int = 100
+    hold: float = 0.0
     floor: float = 0.0
     weight_decay: float = 0.0
     clip: float = 0.25
     averaging: bool = False
     nonmonotone_interval: int = 5
+    averaging_start: float = 0.0
     patience: int = 0
     seed: int = 1
     log_every: int = 50
@@ -211,7 +220,19 @@ def awd_15m() -> Recipe:
     return replace(awd_7m(), name="awd-15m", hidden_size=1536, learning_rate=2.5e-3)
 
 
-RECIPES = {"small": small, "paper-7m": paper_7m, "paper-15m": paper_15m, "awd-7m": awd_7m, "awd-15m": awd_15m}
+def lstm_7m() -> Recipe:
+    """The control of `awd_7m`: an LSTM of equal size, its recurrent maps in as many groups."""
+    return replace(awd_7m(), name="lstm-7m", cell="lstm")
+
+
+RECIPES = {
+    "small": small,
+    "paper-7m": paper_7m,
+    "paper-15m": paper_15m,
+    "awd-7m": awd_7m,
+    "awd-15m": awd_15m,
+    "lstm-7m": lstm_7m,
+}
 
 
 def make_recipe(name: str, /, **changes: Any) -> Recipe:

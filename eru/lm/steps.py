@@ -37,8 +37,7 @@ def begin(
         if pretrained:
             state.position.best = validation_loss(state.model, valid, recipe, ranks)
             state.position.history.append(state.position.best)
-        if recipe.averaging and recipe.nonmonotone_interval == 0:
-            state.average = AveragedModel(state.model)
+        begin_averaging(state, recipe)
         if ranks.is_main:
             state.save(folder)
     position = state.position
@@ -48,11 +47,20 @@ def begin(
         folder.save_weights(state.model.state_dict())
 
 
+def begin_averaging(state: TrainingState, recipe: Recipe) -> None:
+    """Begin the mean of the weights, where the recipe has one and its time has come."""
+    epoch, history, interval = state.position.epoch, state.position.history, recipe.nonmonotone_interval
+    if not recipe.averaging or state.average is not None or epoch < recipe.averaging_start * recipe.epochs:
+        return
+    if interval == 0 or has_stalled(history, interval):
+        state.average = AveragedModel(state.model)
+
+
 def learning_rate(recipe: Recipe, epoch: int, batch: int, batches: int) -> float:
     """The rate of a batch of an epoch, on a schedule that takes every epoch to have as many batches as this one."""
     step, total = epoch * batches + batch, recipe.epochs * batches
     return recipe.learning_rate * schedule_factor(
-        recipe.schedule, step, total, warmup_steps=recipe.warmup_steps, floor=recipe.floor
+        recipe.schedule, step, total, warmup_steps=recipe.warmup_steps, hold=recipe.hold, floor=recipe.floor
     )
 
 
@@ -123,7 +131,7 @@ def end_epoch(
 ) -> None:
     """Validate, keep the weights if they are the best so far, and turn to the next epoch if this one is complete.
 
-    Once averaging has started, both the weights in training and their mean are validated; the mean is what counts. A
+    Once averaging has started, both the weights in training and their mean are validated, and the better ones count. A
     run that goes on from a stop inside of an epoch must equal one that never stopped, so a stop keeps the weights only
     where there are none of a complete epoch.
     """
@@ -131,8 +139,9 @@ def end_epoch(
     complete = position.batch == batches
     raw = loss = validation_loss(model, valid, recipe, ranks)
     if state.average is not None and state.average.n_averaged:
-        model = state.average.module
-        loss = validation_loss(model, valid, recipe, ranks)
+        mean = validation_loss(state.average.module, valid, recipe, ranks)
+        if not loss <= mean:  # and not mean < loss, since a mean that is no number must not pass unseen
+            model, loss = state.average.module, mean
     check_finite(loss, position.step)
     if not position.history or (complete and loss < position.best):
         position.best = loss
@@ -143,9 +152,7 @@ def end_epoch(
     if complete:
         position.end_epoch(train_loss, loss)
         state.carried = None
-        is_waiting = recipe.averaging and state.average is None
-        if is_waiting and has_stalled(position.history, recipe.nonmonotone_interval):
-            state.average = AveragedModel(state.model)
+        begin_averaging(state, recipe)
     if ranks.is_main:
         folder.log(
             {

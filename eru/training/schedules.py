@@ -6,26 +6,29 @@ from typing import Literal, get_args
 Schedule = Literal["constant", "cosine", "linear"]
 
 
-def schedule_factor(name: Schedule, step: int, total: int, *, warmup_steps: int = 0, floor: float = 0.0) -> float:
-    r"""Rise linearly over the first steps, then stay, or fall to ``floor``.
+def schedule_factor(
+    name: Schedule, step: int, total: int, *, warmup_steps: int = 0, hold: float = 0.0, floor: float = 0.0
+) -> float:
+    r"""Rise linearly over the first steps, then stay, or fall to ``floor`` after a while.
 
-    With w steps of warm-up and n steps in all, the factor of step t is
+    With w steps of warm-up, n steps in all and :math:`v = w + h (n - w)`, the factor of step t is
 
     .. math::
-        \min\Big(1, \frac{t + 1}{w + 1}\Big) \quad\text{while } t \le w, \qquad
-        f + (1 - f)\, d\Big(\frac{t - w}{n - w}\Big) \quad\text{afterwards},
+        \min\Big(1, \frac{t + 1}{w + 1}\Big) \quad\text{while } t \le v, \qquad
+        f + (1 - f)\, d\Big(\frac{t - v}{n - v}\Big) \quad\text{afterwards},
 
     where d(p) is 1 (constant), (1 + cos(pi p)) / 2 (cosine) or 1 - p (linear). It keeps no state, so a resumed run is
     on its schedule again by its step alone.
 
     Args:
-        name: ``"constant"``, ``"cosine"`` or ``"linear"``. A constant schedule has no end, so ``total`` and ``floor``
-            change nothing.
+        name: ``"constant"``, ``"cosine"`` or ``"linear"``. A constant schedule has no end, so ``total``, ``hold`` and
+            ``floor`` change nothing.
         step: The number of updates before this one.
         total: The number of updates in all, at least 1. A warm-up that is as long or longer is cut to end one step
             before the end.
         warmup_steps: The number of updates below the base learning rate.
-        floor: The last factor, from 0 to 1.
+        hold: h, the share of what follows the warm-up over which the base learning rate stays, from 0 to below 1.
+        floor: The last factor f, from 0 to 1.
 
     Returns:
         The factor, above 0 already at step 0, so that the first batch is not wasted.
@@ -44,9 +47,12 @@ def schedule_factor(name: Schedule, step: int, total: int, *, warmup_steps: int 
             raise ValueError(f"{field}={value}: must be at least {least}")
     if not 0 <= floor <= 1:
         raise ValueError(f"floor={floor}: must be from 0 to 1")
+    if not 0 <= hold < 1:
+        raise ValueError(f"hold={hold}: must be from 0 to below 1")
     warmup = warmup_steps if name == "constant" else min(warmup_steps, total - 1)
-    if step <= warmup or name == "constant":
+    held = warmup + hold * (total - warmup)
+    if step <= held or name == "constant":
         return min(1.0, (step + 1) / (warmup + 1))
-    progress = min(1.0, (step - warmup) / (total - warmup))
+    progress = min(1.0, (step - held) / (total - held))
     decay = (1 + math.cos(math.pi * progress)) / 2 if name == "cosine" else 1 - progress
     return floor + (1 - floor) * decay

@@ -8,27 +8,39 @@ from torch import Tensor, nn
 
 from eru.training.distributed import Ranks
 
-OptimizerName = Literal["adamw", "sgd"]
+OptimizerName = Literal["adamw", "adam", "sgd"]
 
 
 def make_optimizer(
-    name: OptimizerName, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
+    name: OptimizerName,
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    beta1: float = 0.9,
 ) -> torch.optim.Optimizer:
     """Make an optimiser that updates all parameters in one fused operation.
 
     Args:
-        name: ``"adamw"`` (its weight decay is decoupled) or ``"sgd"``.
+        name: ``"adamw"``, ``"adam"`` or ``"sgd"``.
         parameters: What it updates.
         learning_rate: Its learning rate; `update` sets another one for each step.
-        weight_decay: Its weight decay.
+        weight_decay: Its weight decay. AdamW's shrinks the weights apart from the gradient (decoupled). The others'
+            is the gradient of an L2 penalty, so Adam divides it as it divides the gradient.
+        beta1: How much of the mean gradient both kinds of Adam keep from step to step; 0 for none, which makes Adam an
+            RMSProp whose beginning is corrected. SGD has no such mean.
 
     Raises:
         ValueError: There is no such optimiser, or a number is out of its range.
     """
-    makers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    if name not in makers:
+    if name not in get_args(OptimizerName):
         raise ValueError(f"optimizer={name!r}: must be one of {', '.join(get_args(OptimizerName))}")
-    return makers[name](parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    if not 0 <= beta1 < 1:
+        raise ValueError(f"beta1={beta1}: must be from 0 to below 1")
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    adam = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return adam(parameters, lr=learning_rate, betas=(beta1, 0.999), weight_decay=weight_decay, fused=True)
 
 
 def update(

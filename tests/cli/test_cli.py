@@ -77,7 +77,7 @@ SURFACE = {
     ],
     "summary": ["--input", "--json", "--vocab-size", "NAME"],
 }
-LIMITS = {"paper-7m": 7.0e6, "paper-15m": 15.0e6, "awd-7m": 7.0e6, "awd-15m": 15.0e6}
+LIMITS = {"paper-7m": 7.0e6, "paper-15m": 15.0e6, "awd-7m": 7.0e6, "awd-15m": 15.0e6, "lstm-7m": 7.0e6}
 
 
 def ids_of(corpus, split, run):

@@ -10,7 +10,7 @@ from eru.lm.recipes import RECIPES, Recipe, make_recipe, parse_field, read_recip
 
 def test_names():
     assert {name: make().name for name, make in RECIPES.items()} == {name: name for name in RECIPES}
-    assert set(RECIPES) == {"small", "paper-7m", "paper-15m", "awd-7m", "awd-15m"}
+    assert set(RECIPES) == {"small", "paper-7m", "paper-15m", "awd-7m", "awd-15m", "lstm-7m"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -83,7 +83,8 @@ def test_an_unknown_field_is_named_with_the_known_ones(name):
         ({"clip": 0.0}, "clip=0.0: must be finite and above 0"),
         ({"tokenizer": "bytes"}, "tokenizer='bytes': must be one of word, sentencepiece, char"),
         ({"cell": "gru"}, "cell='gru': must be one of eru, lstm"),
-        ({"optimizer": "adam"}, "optimizer='adam': must be one of adamw, sgd"),
+        ({"optimizer": "lamb"}, "optimizer='lamb': must be one of adamw, adam, sgd"),
+        ({"averaging_start": 1.5}, "averaging_start=1.5: must be from 0 to 1"),
         ({"schedule": "step"}, "schedule='step': must be one of constant, cosine, linear"),
         ({"epochs": "3"}, "epochs='3': must be of type int"),
         ({"epochs": 2.5}, "epochs=2.5: must be of type int"),
@@ -148,6 +149,7 @@ def test_the_recipe_reaches_the_model():
         output_dropout=0.3,
         embedding_dropout=0.4,
         weight_dropout=0.6,
+        hidden_dropout=0.7,
         locked=True,
     )
     model = build_model(recipe, 50)
@@ -162,6 +164,7 @@ def test_the_recipe_reaches_the_model():
     assert (model.embedding_dropout, model.locked, model.vocab_size) == (0.4, True, 50)
     for layer in model.layers:
         assert layer.weight_dropout == 0.6
+        assert layer.hidden_dropout == 0.7
         assert layer.cells["l0"].input_transform.kernel_size == 5
         assert layer.cells["l0"].input_transform.shared_reduce
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import AVERAGED, contents, course_of, loop, same, state_of, tiny, watch_steps
+from tiny_runs import AVERAGED, contents, course_of, epoch_ends, loop, same, state_of, tiny, watch_steps
 
 import eru.lm.steps
 from eru.lm.evaluation import evaluate_tokens
@@ -47,7 +47,7 @@ def test_the_mean_of_the_weights_is_saved(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(eru.lm.steps, "has_stalled", lambda history, n: len(history) == 1)
     # Validated on the text it trains on, the mean of the second epoch is better than the first.
     same_text = type(corpus)(corpus.name, {**corpus.files, "valid": corpus.files["train"]}, "another fingerprint")
-    recipe = tiny(**{**AVERAGED, "epochs": 2, "learning_rate": 1.0, "clip": 5.0})
+    recipe = tiny(**{**AVERAGED, "epochs": 2, "learning_rate": 4.0, "clip": 5.0})
     result = train(recipe, same_text, tmp_path / "run", quiet=True)
     weights = RunFolder.open(tmp_path / "run").load_weights()
     assert len(seen) == state_of(tmp_path / "run")["average"]["n_averaged"] > 3
@@ -69,6 +69,39 @@ def test_an_interval_of_0_averages_from_the_first_step(corpus, tmp_path, monkeyp
     found = RunFolder.open(tmp_path / "run").load_weights()["embedding.weight"]
     torch.testing.assert_close(found.double(), mean, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(found.double(), seen[-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 1.0])
+def test_averaging_begins_no_earlier_than_its_share_of_the_epochs(corpus, tmp_path, monkeypatch, share):
+    seen, changes = [], {"nonmonotone_interval": 0, "averaging_start": share, "epochs": 4}
+    watch_steps(monkeypatch, lambda training, length: seen.append(training.average is not None))
+    train(tiny(**{**AVERAGED, **changes}), corpus, tmp_path / "run", quiet=True)
+    ends = epoch_ends(tmp_path / "run")
+    waits = math.ceil(share * 4)
+    assert seen.count(True) == ends[-1] - ends[waits - 1]
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("mean_is_better", [True, False])
+def test_of_the_weights_and_their_mean_the_better_ones_count(corpus, tmp_path, monkeypatch, mean_is_better):
+    last, validated = {}, eru.lm.steps.validation_loss
+    watch_steps(monkeypatch, lambda training, length: last.update(training=training))
+
+    def validation_loss(model, *others):
+        is_mean = "training" in last and model is not last["training"].model
+        return validated(model, *others) - 0.5 * (is_mean == mean_is_better)
+
+    monkeypatch.setattr(eru.lm.steps, "validation_loss", validation_loss)
+    recipe = tiny(**{**AVERAGED, "nonmonotone_interval": 0, "epochs": 1})
+    result = train(recipe, corpus, tmp_path / "run", quiet=True)
+    training = last["training"]
+    kept = training.average.module if mean_is_better else training.model
+    found = RunFolder.open(tmp_path / "run").load_weights()
+    assert all(torch.equal(found[name], p) for name, p in kept.state_dict().items())
+    record = RunFolder.open(tmp_path / "run").epochs()[-1]
+    assert record["valid_loss"] == training.position.best == min(record["valid_loss"], record["raw_valid_loss"])
+    assert (record["valid_loss"] < record["raw_valid_loss"]) == mean_is_better
+    assert math.isclose(result.valid_perplexity, math.exp(record["valid_loss"]))
 
 
 def test_a_run_ends_when_patience_does(corpus, tmp_path):

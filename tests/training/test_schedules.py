@@ -35,6 +35,23 @@ def test_linear_is_the_straight_line_between_its_ends(plan):
 
 
 @pytest.mark.parametrize("name", DECAYING)
+@given(plan=plans, share=st.integers(0, 9))
+def test_a_held_rate_stays_and_then_falls_as_one_that_began_there(name, plan, share):
+    """In tens of steps, so that the held share is a whole number of them."""
+    warmup, total, floor = plan
+    total = warmup + 10 * (total - warmup)
+    begins = warmup + share * (total - warmup) // 10
+    options = {"warmup_steps": warmup, "floor": floor}
+    factors = [schedule_factor(name, step, total, hold=share / 10, **options) for step in range(0, total + 1, 7)]
+    for step, factor in zip(range(0, total + 1, 7), factors, strict=True):
+        if step <= begins:
+            expected = min(1, (step + 1) / (warmup + 1))
+        else:
+            expected = schedule_factor(name, step - begins, total - begins, floor=floor)
+        assert factor == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", DECAYING)
 @given(plan=plans)
 def test_ends_and_monotony(name, plan):
     warmup, total, floor = plan
@@ -87,6 +104,8 @@ def test_a_warmup_as_long_as_the_run_ends_one_step_before_it(name, total, longer
                 ((name, 0, 0), {}, "total=0: must be at least 1"),
                 ((name, 0, 10), {"warmup_steps": -2}, "warmup_steps=-2: must be at least 0"),
                 ((name, 0, 10), {"floor": 1.5}, "floor=1.5: must be from 0 to 1"),
+                ((name, 0, 10), {"hold": 1.0}, "hold=1.0: must be from 0 to below 1"),
+                ((name, 0, 10), {"hold": -0.1}, "hold=-0.1: must be from 0 to below 1"),
                 ((name, 0, 10), {"floor": math.nan}, "floor=nan: must be from 0 to 1"),
             )
         ),

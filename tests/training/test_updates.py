@@ -1,0 +1,62 @@
+"""The optimisers against their formulas, written out."""
+
+import pytest
+import torch
+from torch import nn
+
+from eru.training import Ranks, make_optimizer, update
+
+RATE, DECAY, EPSILON = 0.01, 0.3, 1e-8
+RANKS = Ranks(0, 1, torch.device("cpu"))
+
+
+def trained(name, steps, **options):
+    """A weight after some steps on the loss w^2 a, with another a at each."""
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    optimizer = make_optimizer(name, [weight], learning_rate=1.0, weight_decay=DECAY, **options)
+    for step in range(steps):
+        update(optimizer, ((step + 1) * weight**2).sum(), learning_rate=RATE, clip=1e9, ranks=RANKS)
+    return weight.detach()
+
+
+def expected(name, steps, beta1=0.9, beta2=0.999):
+    w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    mean, square = torch.zeros_like(w), torch.zeros_like(w)
+    for step in range(1, steps + 1):
+        gradient = 2 * step * w
+        if name == "adamw":
+            w = w - RATE * DECAY * w
+        else:
+            gradient = gradient + DECAY * w
+        if name == "sgd":
+            w = w - RATE * gradient
+            continue
+        mean, square = beta1 * mean + (1 - beta1) * gradient, beta2 * square + (1 - beta2) * gradient**2
+        w = w - RATE * (mean / (1 - beta1**step)) / ((square / (1 - beta2**step)).sqrt() + EPSILON)
+    return w.float()
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_an_optimizer_is_its_formula(name, steps):
+    torch.testing.assert_close(trained(name, steps), expected(name, steps))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+@pytest.mark.parametrize("beta1", [0.0, 0.5])
+def test_beta1_is_what_is_kept_of_the_mean_gradient(name, beta1):
+    torch.testing.assert_close(trained(name, 5, beta1=beta1), expected(name, 5, beta1))
+    assert not torch.allclose(trained(name, 5, beta1=beta1), trained(name, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lamb", {}, "optimizer='lamb': must be one of adamw, adam, sgd"),
+        ("adam", {"beta1": 1.0}, r"beta1=1\.0: must be from 0 to below 1"),
+        ("adamw", {"beta1": -0.1}, r"beta1=-0\.1: must be from 0 to below 1"),
+    ],
+)
+def test_bad_arguments_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(name, [nn.Parameter(torch.ones(1))], learning_rate=1.0, weight_decay=0.0, **options)
