@@ -169,6 +169,22 @@ def seeds_together(file: str) -> str:
     return markdown(names, sorted(lines, key=lambda line: line[-2]))
 
 
+def small_ptb() -> str:
+    """The whole recipe ``small``: either cell in the form of the recipes, and as it was before."""
+    names = {
+        "eru": "ERU, shared reduce",
+        "eru_plain": "ERU, a unit for each gate",
+        "lstm": "LSTM",
+        "lstm_plain": "LSTM",
+    }
+    rows = []
+    for file, name in names.items():
+        row = result(f"small_ptb_{file}")
+        figures = row["parameters"], row["exact_valid_perplexity"], row["exact_test_perplexity"]
+        rows.append((name, row["recurrent_groups"], *figures))
+    return markdown(["model", "R", "parameters", "validation", "test"], sorted(rows, key=lambda row: row[-1]))
+
+
 def stdlib() -> str:
     """The recipe ``small`` on the documentation of Python's library, beside what needs no training."""
     found = result("stdlib")
@@ -208,7 +224,7 @@ SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "b
 TABLES: dict[str, Callable[[], str]] = {
     **{
         table.__name__: table
-        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, stdlib, readme)
+        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, small_ptb, stdlib, readme)
     },
     "recurrent_groups_small": partial(seeds_together, "recurrent_groups_small"),
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
