@@ -23,7 +23,7 @@ SHAPE = (
 """The fields that say which weights there are and what they mean: a run that starts from another's has them too."""
 
 FORM: dict[str, Any] = {"shared_reduce": True, "recurrent_groups": 4}
-"""The form of the ERU that the recipes take, since it learned best at equal size; docs/results.md has the comparison.
+"""The form that the recipes take: of the ERU's it learned best at equal size. docs/results.md has the comparison.
 
 A :class:`Recipe` has other defaults, so that the config.json of an older run means what it meant.
 """
