@@ -36,7 +36,8 @@ class ERUCell(nn.Module):
         device: Where the parameters live.
         dtype: Type of the parameters.
         branches: K of the EESP; by default 4 (fewer for the smallest H). An explicit number must divide H.
-        groups: Groups of the EESP; by default chosen to fit. An explicit number must divide M and H / K.
+        groups: Groups of the EESP; by default chosen to fit. An explicit number must divide H / K, and M too unless
+            the reduce is shared.
         kernel_size: Taps of a branch, odd.
         shared_reduce: Whether the gates share one EESP with a dense reduce, in place of one grouped EESP each, which
             has as many weights; see :class:`eru.EESPGates`.

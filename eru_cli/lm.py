@@ -11,8 +11,8 @@ from eru.lm.adapt.search import default_grid, parse_values
 from eru.lm.evaluation import evaluate
 from eru.lm.generation import generate, lacking
 from eru.lm.loop import train
-from eru.lm.recipes import RECIPES, make_recipe, parse_field, shape_of
-from eru.lm.run import open_folder, open_run, trained_on
+from eru.lm.recipes import RECIPES, make_recipe, parse_field
+from eru.lm.run import open_folder, open_run, trained_on, with_shape_of
 from eru.lm.text.corpus import load_corpus
 from eru.training import Interrupted
 from eru_cli.options import answer, as_json, data_dir, device, program, resolve_device, say, speaks
@@ -64,7 +64,7 @@ def lm_train(
     else:
         base, data, precision = make_recipe(recipe or "small"), data or "stdlib", precision or "float32"
     if others["start"] is not None:  # weights bring their shape, and what is set besides is compared with it
-        base = replace(base, **shape_of(open_run(others["start"]).recipe))
+        base = with_shape_of(base, others["start"])
     plan = replace(base, **changes)
     corpus = load_corpus(data, data_dir)
     advice = f"go on with {program()} lm-train --resume --out {shlex.quote(out)}"

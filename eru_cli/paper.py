@@ -51,7 +51,8 @@ def table_4() -> list[Row]:
         with torch.device("meta"):
             model = build_model(recipe, 10_000)
         e, h = recipe.embedding_size, recipe.hidden_size
-        note = f"embedding {e}, tied to the softmax; layers {e} -> {h} -> {h} -> {e}"
+        note = f"embedding {e}, tied to the softmax; layers {e} -> {h} -> {h} -> {e}, with one reduce for all gates "
+        note += f"and {recipe.recurrent_groups} recurrent groups"
         rows.append(Row(title, f"ERU, recipe {recipe.name}, parameters", printed, parameters(model), "M", note))
     return rows
 

@@ -15,7 +15,7 @@ from eru.lm.evaluation import perplexity_of
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.result import Result, is_finished, model_card, result_of
-from eru.lm.run import create_run, has_begun, open_start, remove_run, resume_run, run_config
+from eru.lm.run import create_run, has_begun, open_start, remove_run, resume_run, run_config, with_shape_of
 from eru.lm.steps import begin, end_epoch, learning_rate, log_step, train_step
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokenizer import build_tokenizer
@@ -57,7 +57,7 @@ def train(
     several processes the state that the others carry and their draws differ, see `TrainingState.restore`.)
 
     Args:
-        recipe: What to do, or the name of a recipe.
+        recipe: What to do, or the name of a recipe, which then takes over the shape of the start.
         corpus: The text, or its name or folder as `load_corpus` takes it.
         out: The run folder. It must hold no run unless ``resume``.
         epochs: The recipe's epochs, where they are to be others than it has.
@@ -77,7 +77,8 @@ def train(
         Interrupted: SIGINT, SIGTERM or SIGHUP came. The step was finished and the checkpoint saved.
     """
     limits = Limits(max_steps=max_steps, minutes=minutes, stop=stop)
-    recipe = make_recipe(recipe) if isinstance(recipe, str) else recipe
+    if isinstance(recipe, str):  # which says nothing about a shape, so that of the start is taken
+        recipe = make_recipe(recipe) if start is None else with_shape_of(make_recipe(recipe), start)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     corpus = corpus if isinstance(corpus, Corpus) else load_corpus(str(corpus))
     ranks = Ranks.from_environment(device)

@@ -138,6 +138,11 @@ def trained_names() -> list[str]:
     return sorted(config.parent.name for config in TRAINED.glob("*/config.json"))
 
 
+def with_shape_of(recipe: Recipe, run: str | Path) -> Recipe:
+    """A recipe with the shape of a run, or of a trained model of the package, whose weights it is to start from."""
+    return replace(recipe, **shape_of(open_run(run).recipe))
+
+
 def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> LanguageModelRun:
     """Open the run whose weights and tokenizer a new one starts from, which must be of its shape and on its text.
 

@@ -34,7 +34,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
         "small",
         embedding_size=12,
         hidden_size=20,
-        shared_reduce=False,
+        shared_reduce=False,  # as when the curve was recorded
         recurrent_groups=1,
         input_dropout=0.0,
         layer_dropout=0.0,

@@ -30,6 +30,10 @@ def test_a_model_from_its_training_to_its_words(corpus, folder, tmp_path, monkey
     assert (result.run, result.epochs, result.finished) == (str(tmp_path / "run"), 1, True)
     run = lm.open_run(tmp_path / "run")
     assert run.recipe == lm.make_recipe("small", **TINY, epochs=1)
+    # A recipe by its name alone takes over the shape of what it starts from.
+    lm.train("awd-7m", folder, tmp_path / "newer", start=tmp_path / "run", epochs=1, max_steps=1, quiet=True)
+    shape = {name: value for name, value in TINY.items() if name not in ("batch_size", "bptt")}
+    assert lm.open_run(tmp_path / "newer").recipe == lm.make_recipe("awd-7m", **shape, epochs=1)
     for split in SPLITS:
         report = lm.evaluate(run, split)
         assert report == lm.evaluate(tmp_path / "run", split, data=corpus)
