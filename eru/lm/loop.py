@@ -1,13 +1,12 @@
 """Training a language model: from a recipe and a corpus to a run folder, and the loop in between."""
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from eru.lm.batches import Streams, segments
 from eru.lm.build import build_model, check_model_fits
@@ -16,7 +15,7 @@ from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.result import Result, is_finished, model_card, result_of
 from eru.lm.run import create_run, has_begun, open_start, remove_run, resume_run, run_config, with_shape_of
-from eru.lm.steps import begin, end_epoch, learning_rate, log_step, train_step
+from eru.lm.steps import begin, end_epoch, learning_rate, train_step
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
@@ -27,11 +26,13 @@ from eru.training import (
     Progress,
     Ranks,
     RunFolder,
+    Session,
     StopSignals,
     TrainingState,
     machine,
     make_optimizer,
     plot_curve,
+    run_epoch,
     seed_everything,
 )
 
@@ -176,11 +177,9 @@ def fit(
     begin(state, recipe, folder, valid, ranks, pretrained)
     position = state.position
     with StopSignals() as signals, Progress(first_step=position.step, unit="tokens", quiet=quiet) as progress:
-
-        def is_called_off() -> bool:
-            return ranks.any(limits.reached(position.step) or signals.received is not None)
-
-        over = is_called_off() or is_finished(recipe, position.epoch, position.history)
+        every = {"log_every": recipe.log_every, "checkpoint_every": recipe.checkpoint_every}
+        session = Session(folder, ranks, limits, signals, progress, **every, unit="tokens")
+        over = session.is_called_off(position.step) or is_finished(recipe, position.epoch, position.history)
         if ranks.is_main and not over:
             event = "resume" if position.step else "start"
             folder.log({"event": event, "step": position.step, **machine(ranks.device)})
@@ -191,35 +190,16 @@ def fit(
             text = streams.shuffled(**draw) if recipe.partial_shuffle else streams
             steps = position.step - position.batch + (recipe.epochs - position.epoch) * len(windows)
             progress.expect(steps if limits.max_steps is None else min(steps, limits.max_steps))
-            losses: list[tuple[int, Tensor]] = []
-            clock = time.perf_counter()
-            for first, length in windows[position.batch :]:  # a window of all streams is one batch
-                rate = learning_rate(recipe, position.epoch, position.batch, len(windows))
-                if recipe.random_bptt:
-                    rate *= length / recipe.bptt  # As in AWD-LSTM: a longer window is a better guess at the gradient.
-                losses.append((length, train_step(state, text, first, length, recipe, rate, ranks, precision)))
-                position.advance(length, length * recipe.batch_size)
-                progress.advance()
-                over = is_called_off()
-                logs, saves = position.step % recipe.log_every == 0, position.step % recipe.checkpoint_every == 0
-                if logs or saves or over or position.batch == len(windows):
-                    position.add_losses(losses)
-                    losses = []
-                    position.seconds += time.perf_counter() - clock
-                    if logs:
-                        log_step(state, recipe, folder, len(windows), ranks, progress)
-                    # After a signal the time may be short, so the checkpoint does not wait for the validation. That of
-                    # the last step does, since it would claim an end that was not validated.
-                    if (saves or signals.received) and position.step != limits.max_steps and ranks.is_main:
-                        state.save(folder)
-                    clock = time.perf_counter()
-                if over:
-                    break
-            end_epoch(state, recipe, folder, valid, len(windows), ranks, progress)
+            rate_of = partial(learning_rate, recipe, position.epoch, batches=len(windows))
+            take_step = partial(train_step, state, text, recipe, rate_of, ranks, precision)
+            # A window of all streams is one batch.
+            over = run_epoch(state, windows[position.batch :], len(windows), take_step, rate_of, session)
+            end_epoch(state, recipe, valid, rate_of, len(windows), session)
             if ranks.is_main:
                 state.save(folder)
                 plot_curve(folder.metrics(), folder.curve_path, quantity="perplexity", of_loss=perplexity_of)
-            over = over or is_called_off() or is_finished(recipe, position.epoch, position.history)
+            over = over or session.is_called_off(position.step)
+            over = over or is_finished(recipe, position.epoch, position.history)
     if signals.received is not None:
         raise Interrupted(signals.received, position.step)
     return state

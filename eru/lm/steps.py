@@ -1,6 +1,7 @@
-"""The parts of the training loop: what precedes it, one step, one record, and the end of an epoch."""
+"""The parts of the training loop: what precedes it, one step, and the end of an epoch."""
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -14,9 +15,10 @@ from eru.lm.model import Features, LanguageModel, detach
 from eru.lm.recipes import Recipe
 from eru.training import (
     Precision,
-    Progress,
     Ranks,
     RunFolder,
+    Session,
+    Step,
     TrainingState,
     autocast,
     check_finite,
@@ -67,18 +69,20 @@ def learning_rate(recipe: Recipe, epoch: int, batch: int, batches: int) -> float
 def train_step(
     state: TrainingState,
     text: Streams,
-    first: int,
-    length: int,
     recipe: Recipe,
-    rate: float,
+    rate_of: Callable[[int], float],
     ranks: Ranks,
     precision: Precision,
-) -> Tensor:
-    """Take one step of the optimiser on one batch: the window of ``length`` steps that begins at step ``first``.
+    window: tuple[int, int],
+) -> Step:
+    """Take one step of the optimiser on one batch, a window given by its first step and its length.
 
-    Returns:
-        The mean loss of its tokens, or NaN where a gradient is not finite.
+    Its loss is NaN where a gradient is not finite.
     """
+    first, length = window
+    rate = rate_of(state.position.batch)
+    if recipe.random_bptt:
+        rate *= length / recipe.bptt  # As in AWD-LSTM: a longer window is a better guess at the gradient.
     model = cast(LanguageModel, state.model).train()
     inputs, targets = (ids.to(ranks.device) for ids in text.window(first, length))
     with autocast(ranks.device, precision):
@@ -90,7 +94,8 @@ def train_step(
     if state.average is not None:
         state.average.update_parameters(model)
     # The norm knows the losses of all processes, so that they stop together, before any saves a broken checkpoint.
-    return torch.where(norm.isfinite(), loss.detach(), math.nan)
+    loss = torch.where(norm.isfinite(), loss.detach(), math.nan)
+    return Step(loss, counted=length, trained=length * recipe.batch_size)
 
 
 def activation_penalty(features: Features, recipe: Recipe) -> Tensor | float:
@@ -106,28 +111,13 @@ def activation_penalty(features: Features, recipe: Recipe) -> Tensor | float:
     return penalty
 
 
-def log_step(
-    state: TrainingState, recipe: Recipe, folder: RunFolder, batches: int, ranks: Ranks, progress: Progress
-) -> None:
-    """Record the mean loss of the epoch so far, of all processes; the epoch has that many batches."""
-    position = state.position
-    epoch = position.epoch + position.batch / batches
-    loss, rate = ranks.mean(position.running_loss), position.rate * ranks.world_size
-    progress.show(epoch=epoch, loss=loss, rate=rate)
-    if ranks.is_main:
-        record = {"event": "step", "step": position.step, "epoch": epoch, "loss": loss}
-        last_rate = learning_rate(recipe, position.epoch, position.batch - 1, batches)
-        folder.log({**record, "learning_rate": last_rate, "tokens_per_second": rate})
-
-
 def end_epoch(
     state: TrainingState,
     recipe: Recipe,
-    folder: RunFolder,
     valid: np.ndarray,
+    rate_of: Callable[[int], float],
     batches: int,
-    ranks: Ranks,
-    progress: Progress,
+    session: Session,
 ) -> None:
     """Validate, keep the weights if they are the best so far, and turn to the next epoch if this one is complete.
 
@@ -136,6 +126,7 @@ def end_epoch(
     where there are none of a complete epoch.
     """
     position, model = state.position, state.model
+    folder, ranks = session.folder, session.ranks
     complete = position.batch == batches
     raw = loss = validation_loss(model, valid, recipe, ranks)
     if state.average is not None and state.average.n_averaged:
@@ -148,7 +139,7 @@ def end_epoch(
         if ranks.is_main:
             folder.save_weights(model.state_dict())
     train_loss = ranks.mean(position.running_loss)
-    last_rate = learning_rate(recipe, position.epoch, position.batch - 1, batches)
+    last_rate = rate_of(position.batch - 1)
     if complete:
         position.end_epoch(train_loss, loss)
         state.carried = None
@@ -168,7 +159,7 @@ def end_epoch(
                 "seconds": position.seconds,
             }
         )
-    progress.end_epoch(
+    session.progress.end_epoch(
         f"epoch {position.epoch}, step {position.step}, training perplexity {perplexity_of(train_loss):.2f}, "
         f"validation perplexity {perplexity_of(loss):.2f}"
     )

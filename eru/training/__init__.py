@@ -1,13 +1,14 @@
 """What any training run needs, whatever it trains.
 
-The run folder with its checkpoints, random states, limits, signals, schedules, updates, weight averaging, distribution
-over processes, progress and learning curves. Nothing here knows what is being trained.
+The run folder with its checkpoints, the steps of an epoch, random states, limits, signals, schedules, updates, weight
+averaging, distribution over processes, progress and learning curves. Nothing here knows what is being trained.
 """
 
 from eru.storage import atomic_write, read_json, write_json
 from eru.training.averaging import has_stalled
 from eru.training.curves import plot_curve
 from eru.training.distributed import Ranks
+from eru.training.epoch import Session, Step, run_epoch
 from eru.training.limits import Limits
 from eru.training.machine import machine
 from eru.training.memory import check_memory
@@ -31,6 +32,8 @@ __all__ = [
     "Ranks",
     "RunFolder",
     "Schedule",
+    "Session",
+    "Step",
     "StopSignals",
     "TrainingState",
     "atomic_write",
@@ -43,6 +46,7 @@ __all__ = [
     "plot_curve",
     "read_json",
     "rng_state",
+    "run_epoch",
     "schedule_factor",
     "seed_everything",
     "set_rng_state",

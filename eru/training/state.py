@@ -104,7 +104,8 @@ class TrainingState:
         optimizer: The optimiser of its parameters.
         position: Where the training stands.
         carried: What one step hands to the next besides the weights, in lists and tuples of tensors; None for nothing.
-        average: The mean of the weights, once averaging has started.
+        average: The mean of the weights, once averaging has started. One of another kind than torch's equal mean is
+            here before the checkpoint is read.
     """
 
     model: nn.Module
@@ -156,7 +157,7 @@ class TrainingState:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if saved["average"] is not None:
-            self.average = AveragedModel(self.model)
+            self.average = self.average or AveragedModel(self.model)
             self.average.load_state_dict(saved["average"])
         position: dict[str, Any] = saved["position"]
         self.position = Position(**{_OLD_NAMES.get(name, name): value for name, value in position.items()})

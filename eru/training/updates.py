@@ -18,6 +18,7 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     beta1: float = 0.9,
+    momentum: float = 0.0,
 ) -> torch.optim.Optimizer:
     """Make an optimiser that updates all parameters in one fused operation.
 
@@ -28,7 +29,8 @@ def make_optimizer(
         weight_decay: Its weight decay. AdamW's shrinks the weights apart from the gradient (decoupled). The others'
             is the gradient of an L2 penalty, so Adam divides it as it divides the gradient.
         beta1: How much of the mean gradient both kinds of Adam keep from step to step; 0 for none, which makes Adam an
-            RMSProp whose beginning is corrected. SGD has no such mean.
+            RMSProp whose beginning is corrected.
+        momentum: How much of its last update SGD keeps.
 
     Raises:
         ValueError: There is no such optimiser, or a number is out of its range.
@@ -38,7 +40,7 @@ def make_optimizer(
     if not 0 <= beta1 < 1:
         raise ValueError(f"beta1={beta1}: must be from 0 to below 1")
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True)
     adam = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return adam(parameters, lr=learning_rate, betas=(beta1, 0.999), weight_decay=weight_decay, fused=True)
 

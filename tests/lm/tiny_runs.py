@@ -97,9 +97,9 @@ def watch_steps(monkeypatch, watch):
     """Call ``watch(state, length)`` after every step."""
     step = loop.train_step
 
-    def watched(state, text, start, length, *others):
-        loss = step(state, text, start, length, *others)
-        watch(state, length)
-        return loss
+    def watched(state, *others):
+        taken = step(state, *others)
+        watch(state, taken.counted)
+        return taken
 
     monkeypatch.setattr(loop, "train_step", watched)
