@@ -1,6 +1,7 @@
 """From a recipe to its model, and what that takes."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 
@@ -83,14 +84,15 @@ def _count(recipe: Recipe, vocab_size: int, cell: CellName, hidden_size: int) ->
 
 
 def _build(recipe: Recipe, vocab_size: int, num_layers: int, cell: CellName, hidden_size: int) -> LanguageModel:
+    names = ("kernel_size", "branches", "groups", "shared_reduce") if cell == "eru" else ()
+    unit: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     return LanguageModel(
         vocab_size,
         recipe.embedding_size,
         hidden_size,
         num_layers,
         cell=cell,
-        kernel_size=recipe.kernel_size if cell == "eru" else None,
-        shared_reduce=recipe.shared_reduce and cell == "eru",
+        **unit,
         recurrent_groups=recipe.recurrent_groups,
         input_dropout=recipe.input_dropout,
         layer_dropout=recipe.layer_dropout,

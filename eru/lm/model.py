@@ -46,8 +46,8 @@ class LanguageModel(nn.Module):
         num_layers: The number of layers.
         cell: ``"eru"``; or ``"lstm"``, the control, which is the same recurrence with dense input maps; or whatever
             else makes the input maps, see ``input_transform`` of `eru.ERUCell`.
-        kernel_size: The taps of the ERU cells, by default theirs. Other cells have none.
-        shared_reduce: Whether the gates of an ERU cell share one EESP, see `eru.ERUCell`. Other cells have none.
+        kernel_size, branches, groups, shared_reduce: The EESP of the ERU cells, see `eru.ERUCell`; by default theirs.
+            Other cells have none.
         recurrent_groups: R, the blocks of the recurrent map of every cell; it must divide E and H.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
@@ -82,6 +82,8 @@ class LanguageModel(nn.Module):
         *,
         cell: CellName | InputTransform = "eru",
         kernel_size: int | None = None,
+        branches: int | None = None,
+        groups: int | None = None,
         shared_reduce: bool = False,
         recurrent_groups: int = 1,
         input_dropout: float = 0.0,
@@ -111,10 +113,13 @@ class LanguageModel(nn.Module):
                 raise ValueError(f"{name}={p}: must be a probability from 0 to 1")
         if cell not in ("eru", "lstm") and not callable(cell):
             raise ValueError(f"cell={cell!r}: must be 'eru', 'lstm' or a callable")
-        if cell != "eru" and kernel_size is not None:
-            raise ValueError(f"kernel_size={kernel_size}: only cell='eru' has taps, and cell={cell!r} was given")
-        if cell != "eru" and shared_reduce:
-            raise ValueError(f"shared_reduce=True: only cell='eru' has a reduce, and cell={cell!r} was given")
+        unit = {"kernel_size": kernel_size, "branches": branches, "groups": groups}
+        unit = {name: value for name, value in unit.items() if value is not None}
+        if shared_reduce:
+            unit["shared_reduce"] = True
+        if cell != "eru" and unit:
+            [(name, value), *_] = unit.items()
+            raise ValueError(f"{name}={value}: only cell='eru' has an EESP, and cell={cell!r} was given")
         self.vocab_size, self.embedding_size = vocab_size, embedding_size
         self.input_dropout, self.layer_dropout, self.output_dropout = input_dropout, layer_dropout, output_dropout
         self.embedding_dropout, self.locked = embedding_dropout, locked
@@ -127,10 +132,7 @@ class LanguageModel(nn.Module):
         )
         if cell != "eru":
             make = partial(make, input_transform=dense_gates if cell == "lstm" else cell)
-        else:
-            make = partial(make, shared_reduce=shared_reduce)
-            make = make if kernel_size is None else partial(make, kernel_size=kernel_size)
-        self.layers = nn.ModuleList(make(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(make(a, b, **unit) for a, b in pairwise(widths))
 
     def features(self, tokens: Tensor, state: list[State] | None = None) -> Features:
         """Run the recurrent layers over a window of tokens.

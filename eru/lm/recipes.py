@@ -17,6 +17,8 @@ SHAPE = (
     "hidden_size",
     "num_layers",
     "kernel_size",
+    "branches",
+    "groups",
     "shared_reduce",
     "recurrent_groups",
 )
@@ -54,6 +56,8 @@ class Recipe:
         hidden_size: H, the width of all layers but the last, which has E.
         num_layers: The number of recurrent layers.
         kernel_size: The number of taps of the ERU's branches.
+        branches: K, the number of the ERU's branches; ``None`` for its own choice, as in the next field.
+        groups: The number of groups of the ERU's maps.
         shared_reduce: Whether the gates of an ERU cell share one EESP unit, in place of one unit for each gate.
         recurrent_groups: R, the number of blocks into which the recurrent maps are cut, of either cell.
         input_dropout: The dropout on the embedded tokens.
@@ -98,6 +102,8 @@ class Recipe:
     hidden_size: int = 448
     num_layers: int = 3
     kernel_size: int = 3
+    branches: int | None = None
+    groups: int | None = None
     shared_reduce: bool = False
     recurrent_groups: int = 1
     input_dropout: float = 0.5

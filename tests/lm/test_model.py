@@ -306,10 +306,12 @@ def test_evaluating_gives_the_mode_back(training, error):
         ({"cell": "gru"}, "cell='gru': must be 'eru', 'lstm' or a callable"),
         ({"kernel_size": 2}, "kernel_size=2"),
         *(
-            ({"kernel_size": 3, "cell": cell}, "kernel_size=3: only cell='eru' has taps")
+            ({name: value, "cell": cell}, f"{name}={value}: only cell='eru' has an EESP")
+            for name, value in (("kernel_size", 3), ("branches", 1), ("groups", 4), ("shared_reduce", True))
             for cell in ("lstm", dense_gates)
         ),
-        ({"shared_reduce": True, "cell": "lstm"}, "shared_reduce=True: only cell='eru' has a reduce"),
+        ({"branches": 5}, "branches=5 does not divide"),
+        ({"groups": 3}, "groups=3 does not divide"),
         *(
             ({name: p}, f"{name}={p}: must be a probability from 0 to 1")
             for name in ("input_dropout", "layer_dropout", "output_dropout", "embedding_dropout", "weight_dropout")

@@ -143,6 +143,8 @@ def test_the_recipe_reaches_the_model():
         hidden_size=24,
         num_layers=4,
         kernel_size=5,
+        branches=1,
+        groups=2,
         shared_reduce=True,
         input_dropout=0.1,
         layer_dropout=0.2,
@@ -165,7 +167,8 @@ def test_the_recipe_reaches_the_model():
     for layer in model.layers:
         assert layer.weight_dropout == 0.6
         assert layer.hidden_dropout == 0.7
-        assert layer.cells["l0"].input_transform.kernel_size == 5
+        gates = layer.cells["l0"].input_transform
+        assert (gates.kernel_size, gates.branches, gates.expand_groups) == (5, 1, 2)
         assert layer.cells["l0"].input_transform.shared_reduce
 
 
