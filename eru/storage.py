@@ -7,9 +7,9 @@ import secrets
 import shutil
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, overload
+from typing import IO, Any, Literal
 
 _TIMEOUT = 30.0  # Seconds.
 
@@ -27,16 +27,6 @@ def draft_of(path: str | Path) -> Iterator[Path]:
 
     Yields:
         A free name in the same folder. If the body raises, what it made there is removed and ``path`` stays as it was.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "copy"
-        >>> with draft_of(path) as draft:
-        ...     _ = shutil.copy(__file__, draft)
-        ...     path.exists()
-        False
-        >>> path.exists()
-        True
     """
     path = Path(path)
     # The name is not one of tempfile's, whose files only their owner can read: a run folder is often read by a group.
@@ -70,20 +60,13 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-@overload
-def atomic_write(path: str | Path, mode: Literal["w"] = "w") -> AbstractContextManager[TextIO]: ...
-@overload
-def atomic_write(path: str | Path, mode: Literal["wb"]) -> AbstractContextManager[BinaryIO]: ...
 @contextmanager
-def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[Any]:
+def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that replaces ``path`` as `draft_of` does: complete, or not at all.
 
     Args:
         path: The file to write. Its folder must exist.
         mode: ``"w"`` for text (UTF-8) or ``"wb"`` for bytes.
-
-    Yields:
-        The open file.
 
     Raises:
         ValueError: The mode is another one.
@@ -104,10 +87,7 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[A
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder of the cache that appears under its name as `draft_of` says: complete, or not at all.
-
-    Args:
-        folder: The final name. Its parents are made where they are missing.
+    """Fill a folder of the cache that appears as `draft_of` says; its parents are made where they are missing.
 
     Yields:
         An empty folder to be filled with files.
@@ -145,13 +125,10 @@ def write_json(path: str | Path, obj: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """What a JSON file holds.
 
     Args:
         path: The file to read.
-
-    Returns:
-        What the file holds.
 
     Raises:
         ValueError: The file cannot be read, or it is not JSON.
@@ -170,14 +147,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def cache_dir() -> Path:
-    """The folder for what is made or fetched once: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``.
-
-    Example:
-        >>> from unittest.mock import patch
-        >>> with patch.dict(os.environ, ERU_CACHE_DIR="/scratch/eru"):
-        ...     cache_dir().as_posix()
-        '/scratch/eru'
-    """
+    """The folder for what is made or fetched once: ``$ERU_CACHE_DIR``, ``$XDG_CACHE_HOME/eru`` or ``~/.cache/eru``."""
     if own := os.environ.get("ERU_CACHE_DIR"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eru"
@@ -198,11 +168,7 @@ def make_cache_folder(folder: Path) -> None:
 
 
 def download(url: str, *, limit: int) -> bytes:
-    """Fetch a small file.
-
-    Args:
-        url: The address of the file.
-        limit: The most bytes to take, so that no server fills the memory.
+    """Fetch a file of at most ``limit`` bytes, so that no server fills the memory.
 
     Raises:
         OSError: The server cannot be reached, refuses, or breaks off.

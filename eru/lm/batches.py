@@ -7,7 +7,7 @@ import torch
 
 
 def segments(total: int, bptt: int, *, seed: int, epoch: int, randomised: bool = True) -> list[tuple[int, int]]:
-    """Cut one epoch into windows, a pure function of its arguments: a resumed run goes on at the next index.
+    """The (start, length) of an epoch's windows, a pure function of its arguments: a resumed run goes on at the next.
 
     Randomised as in AWD-LSTM (arXiv 1708.02182): a window is ``max(5, int(N(base, 5)))`` steps long, where base is
     ``bptt`` with probability 0.95 and ``bptt // 2`` otherwise, and never longer than ``bptt + 20``.
@@ -17,10 +17,7 @@ def segments(total: int, bptt: int, *, seed: int, epoch: int, randomised: bool =
         bptt: Steps of a window, at least 1.
         seed: Seed of the run, not negative.
         epoch: Number of the epoch, not negative; each has windows of its own.
-        randomised: False makes every window ``bptt`` long.
-
-    Returns:
-        The (start, length) of every window; the last may be shorter.
+        randomised: False makes every window ``bptt`` long. The last may be shorter.
 
     Raises:
         ValueError: A number is out of its range.
@@ -33,8 +30,7 @@ def segments(total: int, bptt: int, *, seed: int, epoch: int, randomised: bool =
         if value < least:
             raise ValueError(f"{name}={value}: must be at least {least}")
     rng = np.random.default_rng([seed, epoch])
-    windows = []
-    start = 0
+    windows, start = [], 0
     while start < total:
         length = bptt
         if randomised:
@@ -95,17 +91,14 @@ class Streams:
             w_k, ..., w_{M-1}, w_0, ..., w_{k-1}
 
         so that every epoch has other windows, side by side with others; behind w_{M-1} the token to predict is w_0.
-        The tokens stay where they are. The offsets are a pure function of the arguments, and the same whether one
-        rank reads all streams or several share them.
-
-        Source: Press 2019, "Partially Shuffling the Training Data to Improve Language Models", arXiv 1903.04167.
-
-        Args:
-            seed: Seed of the run, not negative.
-            epoch: Number of the epoch, not negative; each has offsets of its own.
+        The tokens stay where they are. The offsets are a pure function of the run's seed and the epoch's number, and
+        the same whether one rank reads all streams or several share them.
 
         Raises:
             ValueError: A number is negative.
+
+        Source:
+            Press 2019, "Partially Shuffling the Training Data to Improve Language Models", arXiv 1903.04167.
 
         Example:
             >>> inputs, targets = Streams(np.arange(10), 2).shuffled(seed=0, epoch=0).window(0, 4)
@@ -122,14 +115,7 @@ class Streams:
         return rotated
 
     def window(self, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read ``length`` steps of every stream.
-
-        Args:
-            start: First step, from 0.
-            length: Number of steps, at least 1; ``start + length`` must not pass ``self.length``.
-
-        Returns:
-            Inputs and targets, int64 of shape (length, batch_size); targets are the tokens one step later.
+        """Steps of every stream: inputs, and targets one token later, each int64 of shape (length, batch_size).
 
         Raises:
             ValueError: The window leaves the streams.

@@ -1,6 +1,5 @@
 """From a recipe to its model, and what that takes."""
 
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,10 +12,6 @@ from eru.training import check_memory
 def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
     """The recipe's model for a vocabulary, with weights drawn from the current seed.
 
-    Args:
-        recipe: The numbers of the training.
-        vocab_size: V.
-
     Raises:
         ValueError: A size or a probability is out of its range.
 
@@ -25,12 +20,12 @@ def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
         >>> sum(p.numel() for p in build_model(make_recipe("paper-7m"), 10_000).parameters())
         6998240
     """
-    if recipe.cell == "eru":
-        return _build(recipe, vocab_size, recipe.num_layers, "eru", recipe.hidden_size)
-    wanted = count_parameters(replace(recipe, cell="eru"), vocab_size)
-    groups = recipe.recurrent_groups  # which must divide the hidden size
-    share = nearest_hidden_size(wanted, lambda share: _count(recipe, vocab_size, "lstm", groups * share))
-    return _build(recipe, vocab_size, recipe.num_layers, "lstm", groups * share)
+    hidden_size, groups = recipe.hidden_size, recipe.recurrent_groups
+    if recipe.cell == "lstm":  # The groups must divide its hidden size.
+        wanted = count_parameters(recipe, vocab_size)
+        share = nearest_hidden_size(wanted, lambda share: _count(recipe, vocab_size, "lstm", groups * share))
+        hidden_size = groups * share
+    return _build(recipe, vocab_size, recipe.num_layers, recipe.cell, hidden_size)
 
 
 def count_parameters(recipe: Recipe, vocab_size: int) -> int:
@@ -38,11 +33,6 @@ def count_parameters(recipe: Recipe, vocab_size: int) -> int:
 
     Raises:
         ValueError: A size is out of its range, or larger than any memory.
-
-    Example:
-        >>> from eru.lm.recipes import make_recipe
-        >>> count_parameters(make_recipe("paper-7m"), 10_000)
-        6998240
     """
     sizes = (recipe.embedding_size, recipe.hidden_size, recipe.kernel_size, vocab_size)
     try:
@@ -68,7 +58,7 @@ def check_model_fits(recipe: Recipe, vocab_size: int, device: str | torch.device
 
 def _sizes_of(recipe: Recipe, vocab_size: int) -> str:
     names = ("hidden_size", "num_layers", "embedding_size")
-    return ", ".join([*(f"{name}={asdict(recipe)[name]}" for name in names), f"a vocabulary of {vocab_size}"])
+    return ", ".join([*(f"{name}={getattr(recipe, name)}" for name in names), f"a vocabulary of {vocab_size}"])
 
 
 def _count(recipe: Recipe, vocab_size: int, cell: CellName, hidden_size: int) -> int:

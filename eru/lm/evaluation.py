@@ -63,11 +63,6 @@ def evaluate_tokens(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 
 
     Raises:
         ValueError: There are fewer than 2 tokens, or the batch size or the window is below 1.
-
-    Example:
-        >>> model = LanguageModel(10, 8, 8)
-        >>> evaluate_tokens(model, np.array([1, 2, 3, 4])).tokens
-        3
     """
     if len(ids) < 2:
         raise ValueError(f"ids of {len(ids)} tokens: at least 2 are needed to predict one")

@@ -66,11 +66,7 @@ def generate(
 
 
 def lacking(run: LanguageModelRun, prompt: str) -> list[str]:
-    """The words (or characters, where these are the tokens) of a prompt that a vocabulary lacks, each once.
-
-    Args:
-        run: The run with the vocabulary.
-        prompt: The text.
+    """The words (or characters, where these are the tokens) of a prompt that a run's vocabulary lacks, each once.
 
     Raises:
         TypeError: The prompt is not a string.
@@ -106,20 +102,9 @@ def generate_tokens(
     seed: int | None = None,
     banned: Sequence[int] = (),
 ) -> list[int]:
-    """Continue a prompt token by token.
+    """The ids that continue a prompt of at least one, without the ``banned`` ones; the rest is as `generate` has it.
 
-    Args:
-        model: The model, which stays as it is, in its own mode; its inference form does the work.
-        prompt: Ids to start from, at least one.
-        tokens: How many to add.
-        temperature: What `generate` takes, like the next three.
-        top_k: The number of tokens to sample from.
-        top_p: The probability of the tokens to sample from.
-        seed: The seed of the sampling.
-        banned: Ids that are never sampled, such as the unknown word.
-
-    Returns:
-        The new ids, without the prompt.
+    The model stays as it is, in its own mode; its inference form does the work.
 
     Raises:
         ValueError: The prompt is empty, a number is out of range, or every token is banned.
@@ -160,12 +145,9 @@ def generate_tokens(
 
 
 def truncate(scores: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Set the scores of all tokens that are not to be sampled to minus infinity.
+    """Scores (V,) with minus infinity for all tokens that are not to be sampled.
 
-    Args:
-        scores: Logits of the tokens, of shape (V,).
-        top_k: How many of the likeliest tokens to keep; None for all.
-        top_p: The probability, among those that ``top_k`` keeps, that the kept ones must reach; None for all.
+    ``top_p`` is the probability, among those that ``top_k`` keeps, that the kept ones must reach.
 
     Example:
         >>> truncate(torch.tensor([1.0, 3.0, 2.0]), top_k=2, top_p=None)

@@ -148,19 +148,10 @@ def fit(
     pretrained: bool = False,
     quiet: bool = False,
 ) -> TrainingState:
-    """Train any model of this kind, from the folder's checkpoint where there is one: the loop itself.
+    """Train any model of this kind in place, from the folder's checkpoint where there is one: the loop itself.
 
-    Args:
-        model: The model with its first weights; it is trained in place.
-        recipe: The numbers of the training.
-        folder: Where the checkpoints, the weights and the records are written.
-        streams: This process's part of the training text.
-        valid: The ids of the validation text.
-        ranks: The processes that train together.
-        limits: Where this call ends.
-        precision: The precision of the forward pass.
-        pretrained: Whether the first weights are worth keeping until there are better ones.
-        quiet: Show no progress.
+    It reads ``streams``, this process's part of the training text, and validates on the ids of ``valid``. Weights that
+    are ``pretrained`` are worth keeping until there are better ones.
 
     Raises:
         ValueError: A checkpoint does not fit, or the loss is no longer finite.

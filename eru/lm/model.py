@@ -1,6 +1,7 @@
 """The language model: a tied embedding around three recurrent layers."""
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -95,25 +96,17 @@ class LanguageModel(nn.Module):
         locked: bool = False,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("vocab_size", vocab_size),
-            ("embedding_size", embedding_size),
-            ("hidden_size", hidden_size),
-            ("num_layers", num_layers),
-        ):
+        sizes = {"vocab_size": vocab_size, "embedding_size": embedding_size, "hidden_size": hidden_size}
+        for name, size in {**sizes, "num_layers": num_layers}.items():
             if size < 1:
                 raise ValueError(f"{name}={size}: must be at least 1")
-        for name, p in (
-            ("input_dropout", input_dropout),
-            ("layer_dropout", layer_dropout),
-            ("output_dropout", output_dropout),
-            ("embedding_dropout", embedding_dropout),
-        ):
+        dropouts = {"input_dropout": input_dropout, "layer_dropout": layer_dropout, "output_dropout": output_dropout}
+        for name, p in {**dropouts, "embedding_dropout": embedding_dropout}.items():
             if not 0 <= p <= 1:
                 raise ValueError(f"{name}={p}: must be a probability from 0 to 1")
         if cell not in ("eru", "lstm") and not callable(cell):
             raise ValueError(f"cell={cell!r}: must be 'eru', 'lstm' or a callable")
-        unit = {"kernel_size": kernel_size, "branches": branches, "groups": groups}
+        unit: dict[str, Any] = {"kernel_size": kernel_size, "branches": branches, "groups": groups}
         unit = {name: value for name, value in unit.items() if value is not None}
         if shared_reduce:
             unit["shared_reduce"] = True
@@ -135,12 +128,7 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(make(a, b, **unit) for a, b in pairwise(widths))
 
     def features(self, tokens: Tensor, state: list[State] | None = None) -> Features:
-        """Run the recurrent layers over a window of tokens.
-
-        Args:
-            tokens: The ids (T, B).
-            state: The state before them, as `Features` holds it; zeros by default.
-        """
+        """Run the recurrent layers over a window of tokens (T, B), from the state before it, by default zeros."""
         drop = locked_dropout if self.locked else F.dropout
         x = self._embed(tokens) * math.sqrt(self.embedding_size)
         x = drop(x, self.input_dropout, self.training)
@@ -158,10 +146,8 @@ class LanguageModel(nn.Module):
 
     def loss(self, features: Features, targets: Tensor) -> Tensor:
         """Mean cross-entropy of targets (T, B), in nats."""
-        # Every token of every stream is one row for the softmax.
-        return tied_cross_entropy(
-            features.dropped.flatten(0, 1), self.embedding.weight, self.softmax_bias, targets.flatten()
-        )
+        rows = features.dropped.flatten(0, 1)  # one for every token of every stream
+        return tied_cross_entropy(rows, self.embedding.weight, self.softmax_bias, targets.flatten())
 
     def forward(self, tokens: Tensor, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
         """Logits of the token after each one, and the state to carry."""
@@ -184,13 +170,7 @@ def detach(state: list[State]) -> list[State]:
 
 
 def locked_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Dropout of (T, B, features) with one mask for all steps (variational dropout, arXiv 1512.05287).
-
-    Example:
-        >>> y = locked_dropout(torch.ones(9, 2, 3), 0.5, training=True)
-        >>> bool((y == y[0]).all())
-        True
-    """
+    """Dropout of (T, B, features) with one mask for all steps (variational dropout, arXiv 1512.05287)."""
     return x * F.dropout(torch.ones_like(x[:1]), p) if training and p else x
 
 
@@ -203,16 +183,7 @@ def dense_gates(input_size: int, output_size: int) -> nn.Linear:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for the ``with`` block, and back into its own afterwards.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with evaluating(model):
-        ...     model.training
-        False
-        >>> model.training
-        True
-    """
+    """Put a model into evaluation mode for the ``with`` block, and back into its own afterwards."""
     training = model.training
     model.eval()
     try:
@@ -222,11 +193,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def nearest_hidden_size(parameters: int, count: Callable[[int], int]) -> int:
-    """The hidden size whose model has the number of parameters nearest to ``parameters``.
-
-    Args:
-        parameters: The number wanted.
-        count: The number of parameters of the model of a hidden size; it grows with the size.
+    """The hidden size whose ``count`` of parameters, which grows with the size, is nearest to the number wanted.
 
     Raises:
         ValueError: The number of parameters does not grow with the size.
@@ -240,7 +207,5 @@ def nearest_hidden_size(parameters: int, count: Callable[[int], int]) -> int:
         if count(high) <= count(low):
             raise ValueError(f"count: no more parameters at size {high} than at {low}, so none has {parameters}")
         low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) <= parameters else (low, middle)
-    return min((low, high), key=lambda size: abs(count(size) - parameters))
+    above = low + 1 + bisect(range(low + 1, high), parameters, key=count)
+    return min((above - 1, above), key=lambda size: abs(count(size) - parameters))

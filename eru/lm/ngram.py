@@ -1,4 +1,8 @@
-"""Perplexities of the two baselines that a language model has to beat: unigrams and interpolated bigrams."""
+"""Perplexities of the two baselines that a language model has to beat: unigrams and interpolated bigrams.
+
+Both take training and evaluated tokens, 1-D, at least 2 of each and all below ``vocab_size``, V; what is not so is a
+ValueError. Of the evaluated ones the first is not predicted, as by a language model that reads it.
+"""
 
 import numpy as np
 
@@ -7,14 +11,6 @@ _CHUNK = 1 << 23  # tokens counted at once, so that memory grows with the distin
 
 def unigram_perplexity(train_ids: np.ndarray, eval_ids: np.ndarray, vocab_size: int) -> float:
     """Perplexity of the training frequencies, add-one smoothed: p(w) = (c(w) + 1) / (N + V).
-
-    Args:
-        train_ids: Training tokens, 1-D.
-        eval_ids: Evaluated tokens, 1-D, at least 2. The first is not predicted, as by a language model that reads it.
-        vocab_size: V; every id is below it.
-
-    Raises:
-        ValueError: An array is too short, or an id is not below ``vocab_size``.
 
     Example:
         >>> round(unigram_perplexity(np.array([0, 0, 1]), np.array([0, 0, 1]), 2), 3)  # p = 3/5, 2/5
@@ -33,14 +29,6 @@ def bigram_perplexity(train_ids: np.ndarray, eval_ids: np.ndarray, vocab_size: i
     - N(v, .), N(., w): how many distinct tokens follow v, precede w;
     - q(w) = (N(., w) + 1) / (sum of N(., .) + V), the add-one smoothed continuation probability;
     - D = n1 / (n1 + 2 n2), from the numbers of pairs seen once and twice (1/2 where no pair was seen once).
-
-    Args:
-        train_ids: Training tokens, 1-D, at least 2.
-        eval_ids: Evaluated tokens, 1-D, at least 2; the first is only a context.
-        vocab_size: V; every id is below it.
-
-    Raises:
-        ValueError: An array is too short, or an id is not below ``vocab_size``.
 
     Example:
         >>> round(bigram_perplexity(np.array([0, 1, 0, 1, 0]), np.array([0, 1, 0, 1]), 2), 3)

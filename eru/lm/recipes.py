@@ -9,21 +9,6 @@ from eru.lm.model import CellName
 from eru.lm.text.tokenizer import TokenizerKind
 from eru.training import OptimizerName, Schedule
 
-SHAPE = (
-    "tokenizer",
-    "vocab_size",
-    "cell",
-    "embedding_size",
-    "hidden_size",
-    "num_layers",
-    "kernel_size",
-    "branches",
-    "groups",
-    "shared_reduce",
-    "recurrent_groups",
-)
-"""The fields that say which weights there are and what they mean: a run that starts from another's has them too."""
-
 FORM: dict[str, Any] = {"shared_reduce": True, "recurrent_groups": 4}
 """The form that the recipes take: of the ERU's it learned best at equal size. docs/results.md has the comparison.
 
@@ -231,14 +216,7 @@ def lstm_7m() -> Recipe:
     return replace(awd_7m(), name="lstm-7m", cell="lstm")
 
 
-RECIPES = {
-    "small": small,
-    "paper-7m": paper_7m,
-    "paper-15m": paper_15m,
-    "awd-7m": awd_7m,
-    "awd-15m": awd_15m,
-    "lstm-7m": lstm_7m,
-}
+RECIPES = {make().name: make for make in (small, paper_7m, paper_15m, awd_7m, awd_15m, lstm_7m)}
 
 
 def make_recipe(name: str, /, **changes: Any) -> Recipe:
@@ -270,9 +248,6 @@ def read_recipe(fields: Any) -> Recipe:
     A field that is younger than the file means its default. An older file's ``conv_axis`` says what the ERU's
     convolutions slid over; only ``"feature"`` is left of that.
 
-    Args:
-        fields: The names and values as JSON has them.
-
     Raises:
         ValueError: A field is unknown or has a value that does not fit, or the run needs a form that is gone.
     """
@@ -286,20 +261,14 @@ def read_recipe(fields: Any) -> Recipe:
 
 
 def shape_of(recipe: Recipe) -> dict[str, Any]:
-    """The fields of a recipe that say which weights there are and what they mean, with their values.
-
-    Example:
-        >>> shape_of(make_recipe("small"))["hidden_size"]
-        424
-    """
-    return {name: getattr(recipe, name) for name in SHAPE}
+    """The fields that say what weights there are and what they mean: a run that starts from another's has them too."""
+    sizes = ["tokenizer", "vocab_size", "cell", "embedding_size", "hidden_size", "num_layers"]
+    form = ["kernel_size", "branches", "groups", "shared_reduce", "recurrent_groups"]
+    return {name: getattr(recipe, name) for name in (*sizes, *form)}
 
 
 def parse_field(text: str) -> tuple[str, Any]:
-    """The name and the value of ``field=value``, the value read as the field's type.
-
-    Args:
-        text: A field of `Recipe`, an equals sign and a value.
+    """The name and the value of ``field=value``, the value read as the type of that field of `Recipe`.
 
     Raises:
         ValueError: There is no such field, or the value is of another type.
@@ -312,16 +281,13 @@ def parse_field(text: str) -> tuple[str, Any]:
     kinds = _field_types()
     if not separator or name not in kinds:
         raise ValueError(f"{text!r}: must be field=value with a recipe field, one of {', '.join(sorted(kinds))}")
-    kind = kinds[name]
-    if get_origin(kind) is Literal:
-        return name, value
     readers: dict[Any, tuple[Callable[[str], Any], str]] = {
         bool: (lambda word: {"true": True, "false": False}[word.lower()], "true or false"),
         int: (int, "a whole number"),
         float: (float, "a number"),
         int | None: (lambda word: None if word.lower() == "none" else int(word), "a whole number or none"),
     }
-    read, expected = readers[kind]
+    read, expected = readers.get(kinds[name], (str, "text"))  # A choice stays text, which the recipe checks.
     try:
         return name, read(value)
     except (KeyError, ValueError):

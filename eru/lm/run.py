@@ -21,6 +21,7 @@ TRAINED = Path(__file__).with_name("trained")
 """Run folders of trained models that come with the package."""
 
 _KIND = "language-model"
+_TOKENIZER = "tokenizer"  # The folder within that of the run.
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class LanguageModelRun:
         with draft_of(out) as draft:
             copy = RunFolder.create(draft, self.folder.config)
             copy.save_weights(weights)
-            self.tokenizer.save(_tokenizer_folder(draft))
+            self.tokenizer.save(draft / _TOKENIZER)
             if self.folder.card_path.exists():
                 copy.write_card(self.folder.card_path.read_text(encoding="utf-8"))
 
@@ -97,7 +98,7 @@ def open_run(path: str | Path) -> LanguageModelRun:
     if not Path(path).exists() and str(path) in trained_names():
         path = TRAINED / path
     folder, recipe = open_folder(path)
-    return LanguageModelRun(folder, recipe, load_tokenizer(_tokenizer_folder(folder.path)))
+    return LanguageModelRun(folder, recipe, load_tokenizer(folder.path / _TOKENIZER))
 
 
 def open_folder(path: str | Path) -> tuple[RunFolder, Recipe]:
@@ -188,7 +189,7 @@ def create_run(
     folder = RunFolder(Path(path), {**config, "versions": versions})
     if ranks.is_main:
         RunFolder.create(path, folder.config)
-        tokenizer.save(_tokenizer_folder(folder.path))
+        tokenizer.save(folder.path / _TOKENIZER)
     ranks.barrier()
     return LanguageModelRun(folder, recipe, tokenizer)
 
@@ -196,11 +197,8 @@ def create_run(
 def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: Ranks) -> LanguageModelRun | None:
     """Open a run to go on with, which must be the very run that is asked for.
 
-    Only a run whose learning rate stays as it is may have another number of epochs than before.
-
-    Returns:
-        The run; or None where there is none, or where it was killed before its first checkpoint. What such a run left
-        is removed.
+    Only a run whose learning rate stays as it is may have another number of epochs than before. None is returned where
+    there is no run, or where it was killed before its first checkpoint; what such a run left is removed.
 
     Raises:
         ValueError: The run is another one, has lost its checkpoint, or needs the weights to start from once more.
@@ -229,7 +227,7 @@ def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: 
         folder = replace(folder, config={**folder.config, "recipe": asdict(recipe)})
         if ranks.is_main:
             write_json(folder.config_path, folder.config)
-    return LanguageModelRun(folder, recipe, load_tokenizer(_tokenizer_folder(folder.path)))
+    return LanguageModelRun(folder, recipe, load_tokenizer(folder.path / _TOKENIZER))
 
 
 def has_begun(folder: RunFolder) -> bool:
@@ -241,9 +239,5 @@ def has_begun(folder: RunFolder) -> bool:
 
 def remove_run(folder: RunFolder) -> None:
     """Remove a run's files, and its folder where nothing else is in it."""
-    shutil.rmtree(_tokenizer_folder(folder.path), ignore_errors=True)
+    shutil.rmtree(folder.path / _TOKENIZER, ignore_errors=True)
     folder.discard()
-
-
-def _tokenizer_folder(path: Path) -> Path:
-    return path / "tokenizer"

@@ -1,10 +1,7 @@
 """The trigger of averaging: when the validation loss has stalled, the mean of the weights takes over.
 
-Merity, Keskar and Socher 2017, "Regularizing and Optimizing LSTM Language Models", arXiv 1708.02182, Algorithm 1.
-
 The mean itself is torch's ``AveragedModel``, which holds it in a copy of the model, so that evaluating it never
-touches the weights in training. Plain SGD beside it is averaged SGD; ``torch.optim.ASGD`` is not used, since it
-applies a changed learning rate one step late and leaves the first iterate out of the mean.
+touches the weights in training.
 """
 
 from collections.abc import Sequence
@@ -17,10 +14,7 @@ def has_stalled(history: Sequence[float], n: int = 5) -> bool:
 
         t - 1 > n   and   v_t > min(v_1, ..., v_{t-1-n}),
 
-    that is, when the newest loss is worse than the best of all but the last n losses before it. This is the rule of
-    the authors' code (``val_loss > min(best_val_loss[:-nonmono])``, salesforce/awd-lstm-lm, main.py). Algorithm 1 in
-    the paper's arXiv version takes the minimum over the *last* n losses instead, which fires at the first small rise;
-    the authors call that a typo and the code right (issue 13 there).
+    that is, when the newest loss is worse than the best of all but the last n losses before it.
 
     Args:
         history: All validation losses, oldest first.
@@ -28,6 +22,11 @@ def has_stalled(history: Sequence[float], n: int = 5) -> bool:
 
     Raises:
         ValueError: The number is below 1.
+
+    Source:
+        Merity, Keskar and Socher 2017, arXiv 1708.02182, Algorithm 1, as the authors' code has it
+        (``val_loss > min(best_val_loss[:-nonmono])``, salesforce/awd-lstm-lm, main.py). The paper takes the minimum
+        over the *last* n losses, which fires at the first small rise; the authors call that a typo (issue 13 there).
 
     Example:
         >>> has_stalled([5.0, 4.0, 4.1, 4.2], n=2)

@@ -31,7 +31,7 @@ def plot_curve(
         of_loss: That quantity of a loss; it grows with the loss and is above 0, since its axis is logarithmic.
 
     Returns:
-        Whether the picture was drawn: False, and no file, if matplotlib is not installed.
+        Whether there is a picture: there is none if matplotlib is not installed.
 
     Example:
         >>> import tempfile
@@ -65,10 +65,8 @@ def plot_curve(
 
 
 def _draw_losses(axes: Any, metrics: Sequence[Mapping[str, Any]], of_loss: Callable[[float], float]) -> None:
-    steps, train, valid = (
-        _finite({step: of_loss(loss) for step, loss in _points(metrics, event, field).items()})
-        for event, field in (("step", "loss"), ("epoch", "train_loss"), ("epoch", "valid_loss"))
-    )
+    steps = _points(metrics, "step", "loss", of_loss)
+    train, valid = (_points(metrics, "epoch", field, of_loss) for field in ("train_loss", "valid_loss"))
     if steps:
         axes.plot(*_columns(steps), color="tab:blue", alpha=0.4, linewidth=1.0, label="training")
     if train:
@@ -102,14 +100,13 @@ def _set_log_ticks(axes: Any, values: list[float]) -> None:
     axes.yaxis.set_major_formatter("{x:,.6g}")
 
 
-def _points(metrics: Sequence[Mapping[str, Any]], event: str, field: str) -> Points:
-    """The finite values of a field over the steps; a later record of a step replaces an earlier one."""
+def _points(
+    metrics: Sequence[Mapping[str, Any]], event: str, field: str, of_value: Callable[[float], float] = float
+) -> Points:
+    """What follows from a field, where finite, over the steps; a later record of a step replaces an earlier one."""
     chosen = {record["step"]: record.get(field) for record in metrics if record.get("event") == event}
-    return _finite({step: value for step, value in chosen.items() if value is not None})
-
-
-def _finite(points: Points) -> Points:
-    return {step: value for step, value in points.items() if math.isfinite(value)}
+    found = {step: of_value(value) for step, value in chosen.items() if value is not None and math.isfinite(value)}
+    return {step: value for step, value in found.items() if math.isfinite(value)}
 
 
 def _columns(points: Points) -> tuple[list[int], list[float]]:

@@ -34,10 +34,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, device: str | torch.device) -> "Ranks":
-        """Join the processes that `torchrun` started, or stand alone.
-
-        `torchrun` sets WORLD_SIZE, RANK and LOCAL_RANK. Only where WORLD_SIZE is above 1 is ``torch.distributed``
-        initialised (NCCL for CUDA, Gloo otherwise), which `close` undoes.
+        """Join the processes that `torchrun` started, until `close`, or stand alone where WORLD_SIZE is not above 1.
 
         Args:
             device: The kind of device to compute on. Of several processes each takes the CUDA device of its
@@ -69,12 +66,9 @@ class Ranks:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes, in one exchange.
+        """Replace each gradient by its mean over the processes, in one exchange; a missing one counts as zero.
 
         The result is the gradient of the joint batch where every process has the mean loss of an equal share.
-
-        Args:
-            parameters: The same parameters in the same order on every process. A missing gradient counts as zero.
         """
         if self.world_size == 1:
             return
@@ -104,10 +98,9 @@ class Ranks:
 
     def broadcast(self, module: nn.Module) -> None:
         """Give the module of every process the main process's parameters and buffers."""
-        if self.world_size == 1:
-            return
-        for tensor in (*module.parameters(), *module.buffers()):
-            dist.broadcast(tensor.detach(), src=0)
+        if self.world_size > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
 
     def barrier(self) -> None:
         """Wait until every process is here."""

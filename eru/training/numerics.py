@@ -14,11 +14,7 @@ class NonFiniteLossError(ValueError):
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Compute the ``with`` block in a precision.
-
-    Args:
-        device: The device that computes.
-        precision: ``"float32"``, or ``"bfloat16"`` for products in bfloat16 and everything else in float32.
+    """Compute the ``with`` block in ``"float32"``, or in ``"bfloat16"``: products in that, everything else in float32.
 
     Raises:
         ValueError: There is no such precision.
@@ -29,11 +25,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def check_finite(loss: float, step: int) -> None:
-    """Stop the run if its loss is NaN or infinite, before a checkpoint is overwritten.
-
-    Args:
-        loss: The training loss.
-        step: The number of the step that it belongs to.
+    """Stop the run if its loss at a step is NaN or infinite, before a checkpoint is overwritten.
 
     Raises:
         NonFiniteLossError: The loss is not finite.

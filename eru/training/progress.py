@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import TextIO
 
 from tqdm import tqdm
@@ -54,11 +53,7 @@ class Progress:
         )
 
     def expect(self, total_steps: int) -> None:
-        """Change the number of steps of the whole run, where it is not known beforehand.
-
-        Args:
-            total_steps: The number that is expected now.
-        """
+        """Change the number of steps of the whole run, where it is not known beforehand."""
         self._total = self._bar.total = total_steps
 
     def advance(self) -> None:
@@ -78,33 +73,20 @@ class Progress:
         self._bar.set_postfix_str(text, refresh=False)
 
     def end_epoch(self, line: str) -> None:
-        """Print a line that stays, with the time left of the whole run at its end.
-
-        Args:
-            line: What to say about the epoch.
-        """
+        """Print a line about the epoch that stays, with the time left of the whole run at its end."""
         if self._quiet:
             return
         done = self._done - self._first
         if done:
             elapsed = time.monotonic() - self._start
             line = f"{line}, {_duration(elapsed / done * (self._total - self._done))} left"
-        if self._bar.disable:
-            print(line, file=self._stream, flush=True)
-        else:
-            self._bar.write(line, file=self._stream)
-
-    def close(self) -> None:
-        """Leave the bar as it is and write no more."""
-        self._bar.close()
+        self._bar.write(line, file=self._stream)
 
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
 
 
 def _duration(seconds: float) -> str:

@@ -32,11 +32,9 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """Take the state of every global generator.
+    """The state of every global generator, those of CUDA devices if this process has used CUDA.
 
-    Returns:
-        Tensors and plain values only, so that `torch.load(weights_only=True)` reads the saved state. The CUDA
-        devices are listed if this process has used CUDA.
+    It is of tensors and plain values only, so that `torch.load(weights_only=True)` reads it from a file.
 
     Example:
         >>> state = rng_state()
@@ -65,9 +63,6 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
     Saved states of CUDA devices that this machine lacks are passed over, so a run may be continued elsewhere
     (there its random numbers on the device differ).
-
-    Args:
-        state: What `rng_state` returned, directly or through a file.
     """
     random.setstate(state["python"])
     numpy = state["numpy"]

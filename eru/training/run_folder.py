@@ -20,6 +20,16 @@ _ABSENT = "<absent>"
 _FORMAT = {"format": "pt"}
 
 
+class _File:
+    """A file of a run folder, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: "RunFolder", owner: type) -> Path:
+        return folder.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A folder with one training run's configuration, metrics, weights, training state, model card and curve.
@@ -30,6 +40,12 @@ class RunFolder:
     Attributes:
         path: The folder.
         config: The configuration, as ``config.json`` holds it.
+        config_path: ``config.json``.
+        metrics_path: ``metrics.jsonl``: one JSON object a line, in the order of events.
+        weights_path: ``model.safetensors``: the weights to evaluate and to publish.
+        state_path: ``state.pt``: the checkpoint that a resumed run continues from.
+        card_path: ``README.md``: the model card.
+        curve_path: ``curve.png``: the learning curve.
 
     Example:
         >>> import tempfile
@@ -41,36 +57,12 @@ class RunFolder:
 
     path: Path
     config: dict[str, Any]
-
-    @property
-    def config_path(self) -> Path:
-        """``config.json``: the configuration."""
-        return self.path / "config.json"
-
-    @property
-    def metrics_path(self) -> Path:
-        """``metrics.jsonl``: one JSON object a line, in the order of events."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def weights_path(self) -> Path:
-        """``model.safetensors``: the weights to evaluate and to publish."""
-        return self.path / "model.safetensors"
-
-    @property
-    def state_path(self) -> Path:
-        """``state.pt``: the checkpoint that a resumed run continues from."""
-        return self.path / "state.pt"
-
-    @property
-    def card_path(self) -> Path:
-        """``README.md``: the model card."""
-        return self.path / "README.md"
-
-    @property
-    def curve_path(self) -> Path:
-        """``curve.png``: the learning curve."""
-        return self.path / "curve.png"
+    config_path = _File("config.json")
+    metrics_path = _File("metrics.jsonl")
+    weights_path = _File("model.safetensors")
+    state_path = _File("state.pt")
+    card_path = _File("README.md")
+    curve_path = _File("curve.png")
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
@@ -86,7 +78,7 @@ class RunFolder:
         folder = cls(Path(path), _as_json(config))
         if folder.config_path.exists():
             raise ValueError(f"{path} holds a run already: continue it with --resume or take another folder")
-        for own in folder._files[1:]:
+        for own in folder._other_files:
             if own.exists():
                 raise ValueError(f"{own} would be overwritten by the new run: choose another folder")
         try:
@@ -112,14 +104,12 @@ class RunFolder:
         return cls(Path(path), config)
 
     @property
-    def _files(self) -> tuple[Path, ...]:
-        """The files that this class writes, ``config.json`` first."""
-        others = (self.metrics_path, self.weights_path, self.state_path, self.card_path, self.curve_path)
-        return (self.config_path, *others)
+    def _other_files(self) -> tuple[Path, ...]:
+        return (self.metrics_path, self.weights_path, self.state_path, self.card_path, self.curve_path)
 
     def discard(self) -> None:
-        """Remove the run's own files, and the folder where nothing else is in it."""
-        for file in reversed(self._files):
+        """Remove the run's own files, ``config.json`` last, and the folder where nothing else is in it."""
+        for file in (*self._other_files, self.config_path):
             file.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
@@ -148,11 +138,7 @@ class RunFolder:
             )
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one record to ``metrics.jsonl``; it is on the disk when this returns.
-
-        Args:
-            record: What JSON can express. NaN and infinities, which it cannot, are stored as null.
-        """
+        """Append one record to ``metrics.jsonl``, NaN and infinities as null; it is on the disk when this returns."""
         line = json.dumps(_without_nonfinite(record), allow_nan=False).encode()
         with self.metrics_path.open("a+b") as file:
             if file.tell():

@@ -9,7 +9,7 @@ Schedule = Literal["constant", "cosine", "linear"]
 def schedule_factor(
     name: Schedule, step: int, total: int, *, warmup_steps: int = 0, hold: float = 0.0, floor: float = 0.0
 ) -> float:
-    r"""Rise linearly over the first steps, then stay, or fall to ``floor`` after a while.
+    r"""The factor of a step on a schedule that rises linearly, then stays, or falls to ``floor`` after a while.
 
     With w steps of warm-up, n steps in all and :math:`v = w + h (n - w)`, the factor of step t is
 
@@ -17,8 +17,8 @@ def schedule_factor(
         \min\Big(1, \frac{t + 1}{w + 1}\Big) \quad\text{while } t \le v, \qquad
         f + (1 - f)\, d\Big(\frac{t - v}{n - v}\Big) \quad\text{afterwards},
 
-    where d(p) is 1 (constant), (1 + cos(pi p)) / 2 (cosine) or 1 - p (linear). It keeps no state, so a resumed run is
-    on its schedule again by its step alone.
+    where d(p) is 1 (constant), (1 + cos(pi p)) / 2 (cosine) or 1 - p (linear). It is above 0 already at step 0, so
+    that the first batch is not wasted, and it keeps no state, so a resumed run is on its schedule by its step alone.
 
     Args:
         name: ``"constant"``, ``"cosine"`` or ``"linear"``. A constant schedule has no end, so ``total``, ``hold`` and
@@ -29,9 +29,6 @@ def schedule_factor(
         warmup_steps: The number of updates below the base learning rate.
         hold: h, the share of what follows the warm-up over which the base learning rate stays, from 0 to below 1.
         floor: The last factor f, from 0 to 1.
-
-    Returns:
-        The factor, above 0 already at step 0, so that the first batch is not wasted.
 
     Raises:
         ValueError: There is no such schedule, or a number is out of its range.

@@ -2,8 +2,9 @@
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import Any
+from contextlib import ExitStack
+from types import FrameType
+from typing import Self
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
         self.signum, self.step = signum, step
 
 
-class StopSignals:
+class StopSignals(ExitStack):
     """Notes the first SIGINT, SIGTERM or SIGHUP instead of ending the process, for the time of a ``with`` block.
 
     The second signal does what it would have done without this object, so that it ends the process at once. A signal
@@ -39,27 +40,17 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "StopSignals":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 signum = getattr(signal, name, None)  # Windows has no SIGHUP.
                 if signum is not None and signal.getsignal(signum) not in (signal.SIG_IGN, None):
-                    self._before[signum] = signal.signal(signum, self._note)
+                    self.callback(signal.signal, signum, signal.signal(signum, self._note))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._give_back()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(signum)
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before.clear()
+        self.close()  # which gives back the handlers that were there before

@@ -46,22 +46,16 @@ class Position:
     best: float = math.inf
 
     def advance(self, counted: int, trained: int) -> None:
-        """Note that one more step is done.
-
-        Args:
-            counted: What its loss counts in the epoch's mean.
-            trained: Its samples.
-        """
+        """Note one more step: what its loss counts in the epoch's mean, and its samples."""
         self.batch += 1
         self.step += 1
         self.counted += counted
         self.trained += trained
 
     def add_losses(self, losses: Sequence[tuple[int, Tensor]]) -> None:
-        """Add the losses of the last steps, all read at once: so the device need not wait for us at every step.
+        """Add the losses of the last steps, each behind what it counts.
 
-        Args:
-            losses: What the loss of each of the last steps counts, and the loss.
+        They are read all at once, so that the device need not wait for us at every step.
 
         Raises:
             NonFiniteLossError: A loss is NaN or infinite.
@@ -74,12 +68,7 @@ class Position:
             self.loss += count * mean
 
     def end_epoch(self, train_loss: float, valid_loss: float) -> None:
-        """Turn to the next epoch.
-
-        Args:
-            train_loss: The mean loss of this one.
-            valid_loss: The validation loss at its end.
-        """
+        """Turn to the next epoch, with the mean loss of this one and the validation loss at its end."""
         self.train_loss = train_loss
         self.history.append(valid_loss)
         self.epoch, self.batch, self.loss, self.counted = self.epoch + 1, 0, 0.0, 0
@@ -131,12 +120,7 @@ class TrainingState:
         """Go back to the checkpoint, if there is one, and tell whether there was.
 
         The checkpoint holds what the first process carried, and its random generators. The other processes carry
-        nothing over, and seed generators of their own.
-
-        Args:
-            folder: The run folder.
-            ranks: The processes that train together.
-            seed: The seed of the training.
+        nothing over, and seed generators of their own from the training's seed.
 
         Raises:
             ValueError: The checkpoint is lost, broken, or of another model or optimiser.

@@ -41,14 +41,10 @@ class NeuralCache:
         self._words: Tensor | None = None
 
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Give the log-probabilities of the next stretch of the text, and then remember that stretch.
+        """The log-probabilities of the next stretch of the text, which is then remembered.
 
-        Args:
-            hidden: h_t of consecutive predictions, of shape (T, E).
-            targets: y_t, the tokens that followed, of shape (T,).
-
-        Returns:
-            The log-probabilities, of shape (windows, thetas, T), NaN where nothing is remembered yet.
+        It is given by h_t of consecutive predictions (T, E), and y_t, the tokens that followed (T,). What comes back
+        is of shape (windows, thetas, T), NaN where nothing is remembered yet.
         """
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         keys = hidden if self._keys is None else torch.cat([self._keys, hidden])

@@ -1,4 +1,7 @@
-"""Dynamic evaluation: a model that goes on learning from the text that it has already predicted."""
+"""Dynamic evaluation: a model that goes on learning from the text that it has already predicted.
+
+arXiv 1709.07432 (Krause et al.), section 5: gradient descent with RMS statistics and decay.
+"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -51,15 +54,6 @@ def gradient_rms(
 
     Raises:
         ValueError: A number is below 1, or the text is too short for the streams.
-
-    Source:
-        arXiv 1709.07432 (Krause et al.), section 5.
-
-    Example:
-        >>> model = LanguageModel(10, 8, 8)
-        >>> rms = gradient_rms(model, np.arange(60) % 10, batch_size=3)
-        >>> rms[0].shape == next(model.parameters()).shape
-        True
     """
     learner = _Learner(model)
     squares = [torch.zeros_like(parameter) for parameter in learner.parameters]
@@ -72,6 +66,7 @@ def gradient_rms(
     return [total.div_(count).sqrt_() for total in squares]
 
 
+@torch.no_grad()
 def predict_dynamically(
     model: LanguageModel,
     ids: np.ndarray,
@@ -98,14 +93,8 @@ def predict_dynamically(
         decay: lambda, which pulls the weights back to the trained ones.
         segment: Tokens between two updates.
 
-    Yields:
-        The predictions of every segment.
-
     Raises:
         ValueError: A number is out of range, the text is too short, or ``rms`` is of another model.
-
-    Source:
-        arXiv 1709.07432 (Krause et al.), section 5: gradient descent with RMS statistics and decay.
 
     Example:
         >>> model, text = LanguageModel(10, 8, 8), np.arange(60) % 10
@@ -119,13 +108,6 @@ def predict_dynamically(
     learner = _Learner(model)
     if [part.shape for part in rms] != [parameter.shape for parameter in learner.parameters]:
         raise ValueError("rms: must hold one tensor of each parameter's shape, as gradient_rms(model, ...) gives")
-    return _predict(learner, ids, rms, learning_rate, decay, segment)
-
-
-@torch.no_grad()
-def _predict(
-    learner: "_Learner", ids: np.ndarray, rms: Sequence[Tensor], learning_rate: float, decay: float, segment: int
-) -> Iterator[Predictions]:
     starts = [parameter.clone() for parameter in learner.parameters]
     mean = sum(part.sum() for part in rms) / sum(part.numel() for part in rms)
     pulls = [(part * (decay / mean)).clamp_(max=1) for part in rms]
@@ -164,11 +146,7 @@ class _Learner:
     def read(
         self, inputs: Tensor, targets: Tensor, state: list[State] | None
     ) -> tuple[Predictions, list[Tensor], list[State]]:
-        """Predict targets of shape (T, B).
-
-        Returns:
-            The predictions, the gradient of their mean loss for every parameter, and the state to carry on.
-        """
+        """Predictions of targets (T, B), the gradient of their mean loss for every parameter, and the state after."""
         words = inputs.flatten()
         # Row n of the reader's embedding is the word at position n, so positions take the place of the tokens.
         self._reader.embedding.weight = nn.Parameter(self._vocabulary.detach()[words])
@@ -185,16 +163,7 @@ class _Learner:
 def segments_of(
     ids: np.ndarray, batch_size: int, segment: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut a text into streams, and give the inputs and targets of their consecutive segments.
-
-    Args:
-        ids: Tokens of the text.
-        batch_size: B, the number of streams.
-        segment: T, the steps of a segment. The last one may be shorter.
-        device: Where the tensors are to be.
-
-    Yields:
-        Inputs and targets, each of shape (T, B).
+    """Cut a text into B streams, and give the inputs and targets (T, B) of their consecutive segments of T steps.
 
     Raises:
         ValueError: A number is below 1, or the text is too short for the streams.

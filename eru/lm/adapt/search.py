@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class AdaptationGrid:
 
     def __post_init__(self) -> None:
         """Refuse a value that cannot be tried, and name it."""
-        for name, values in zip(_FIELDS, self.axes, strict=True):
+        for name, values in vars(self).items():
             fits, rule = _RULES.get(name, _NOT_NEGATIVE)
             if not len(values):
                 raise ValueError(f"{name}=[]: at least one value is needed")
@@ -76,7 +76,7 @@ class AdaptationGrid:
     @property
     def axes(self) -> tuple[Sequence[Any], ...]:
         """The values of every field, in order."""
-        return tuple(getattr(self, name) for name in _FIELDS)
+        return tuple(vars(self).values())
 
     @property
     def combinations(self) -> int:
@@ -87,9 +87,6 @@ class AdaptationGrid:
     def learns(self) -> bool:
         """Whether dynamic evaluation is among the combinations."""
         return any(self.learning_rate)
-
-
-_FIELDS = tuple(field.name for field in fields(AdaptationGrid))
 
 
 def default_grid(*kinds: str, **values: Sequence[Any]) -> AdaptationGrid:
@@ -127,7 +124,7 @@ def parse_values(text: str) -> tuple[str, list[float]]:
         (('decay', [0.001, 0.002]), ('cache_window', [500]))
     """
     name, _, values = text.partition("=")
-    if name not in _FIELDS:
+    if all(name not in tried for tried in _TRIED.values()):
         raise ValueError(f"{text!r}: must be field=value or field=value,value,... with {_fields_by_kind()}")
     whole = name == "cache_window"
     try:
@@ -153,9 +150,6 @@ def choose_adaptation(
 
     Returns:
         The best combination, as a grid of one, and its mean loss in nats.
-
-    Raises:
-        ValueError: There are fewer than 2 tokens, or ``rms`` is missing where it is needed.
 
     Example:
         >>> model = LanguageModel(10, 8, 8)

@@ -35,9 +35,6 @@ class Corpus:
     def path(self, split: str) -> Path:
         """The file of one split.
 
-        Args:
-            split: ``train``, ``valid`` or ``test``.
-
         Raises:
             ValueError: There is no such split, or the corpus lacks its file.
         """
@@ -52,9 +49,6 @@ class Corpus:
 
         An end is a newline of any system. Where a line says ``<eos>`` just before it, as in the files of some other
         tools, both together are one end.
-
-        Args:
-            split: ``train``, ``valid`` or ``test``.
         """
         with self.path(split).open(encoding="utf-8-sig") as file:
             for line in file:
@@ -132,8 +126,7 @@ def _checked_digest(path: Path) -> bytes:
     """SHA-256 of a file, which must be UTF-8 and hold more than white space."""
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    has_text = False
-    position = 0
+    has_text, position = False, 0
     try:
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):

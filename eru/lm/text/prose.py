@@ -25,12 +25,6 @@ def prose_lines(text: str) -> list[str]:
     Doctests, tables, and every block that Python itself can parse are left out. A sentence of another block stays if
     it holds at least two words, at least four words in ten tokens, and at most two signs of code in ten tokens.
 
-    Args:
-        text: A cleaned docstring or other plain text with blank lines between paragraphs.
-
-    Returns:
-        The sentences, their tokens separated by single spaces.
-
     Example:
         >>> prose_lines("Return the 2 file's names. They aren't sorted.\n\n>>> names()\n['a']")
         ["return the N file 's names .", "they are n't sorted ."]

@@ -22,13 +22,10 @@ _SIZE_LIMIT = 16 << 20  # In bytes; the largest file has 5.1 MB.
 
 
 def ptb_files(data_dir: str | Path | None = None) -> dict[str, Path]:
-    """Find the Penn Treebank, or download it, and check every file.
+    """The files of the splits ``train``, ``valid`` and ``test``, found or downloaded, and checked.
 
     Args:
         data_dir: The one folder to look in; without it, the places listed above are tried in turn.
-
-    Returns:
-        The files of the splits ``train``, ``valid`` and ``test``.
 
     Raises:
         ValueError: A file is missing from ``data_dir``, is altered, or cannot be downloaded.

@@ -25,10 +25,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def stdlib_files() -> dict[str, Path]:
-    """Build the corpus once and say where it lies.
-
-    Returns:
-        The files of the splits ``train``, ``valid`` and ``test`` in the cache folder.
+    """The files of the splits ``train``, ``valid`` and ``test`` in the cache folder, built once.
 
     Raises:
         ValueError: This Python comes without its library's source text, or the cache is not writable.

@@ -1,10 +1,10 @@
 """Subwords by sentencepiece's unigram model, with bytes for whatever has no piece."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import sentencepiece
 
@@ -59,10 +59,7 @@ class SentencePieceTokenizer:
     def build(cls, lines: Iterable[str], vocab_size: int | None = None) -> Self:
         """Train a unigram model, in one thread and always to the same result.
 
-        Args:
-            lines: The training text, line by line; of a very large one the first million lines are used.
-            vocab_size: Most pieces to have, 256 bytes and two special ones included; 4000 by default. A text too small
-                for that many gets fewer.
+        Of a very large text the first million lines are used. One too small for so many pieces gets fewer.
 
         Raises:
             ValueError: The text is empty, or ``vocab_size`` is too small for the bytes and the frequent characters.
@@ -102,11 +99,6 @@ class SentencePieceTokenizer:
             reason = str(error).rpartition("] ")[2].partition(" or decrease")[0]
             raise ValueError(f"no sentencepiece model with vocab_size={wanted} from this text: {reason}") from error
         return cls(model.getvalue())
-
-    @classmethod
-    def from_saved(cls, fields: Mapping[str, Any], folder: Path) -> Self:
-        """Read ``tokenizer.model`` from the folder whose ``tokenizer.json`` has the ``fields``."""
-        return cls((folder / "tokenizer.model").read_bytes())
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer.model`` into ``folder``, which is made where it is missing."""

@@ -1,12 +1,8 @@
-"""Tokenizers: what all of them do, and how one is built from a text or read back from its folder.
-
-Those of words and characters look units up in a list (vocabulary.py); that of sentencepiece learns parts of words
-(subword.py).
-"""
+"""Tokenizers: what all of them do, and how one is built from a text or read back from its folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from eru.lm.text.subword import SentencePieceTokenizer
 from eru.lm.text.vocabulary import CharTokenizer, WordTokenizer
@@ -15,41 +11,12 @@ from eru.storage import read_json
 TokenizerKind = Literal["word", "sentencepiece", "char"]
 
 
-class Tokenizer(Protocol):
-    """Lines of text to token ids and back.
+Tokenizer = WordTokenizer | CharTokenizer | SentencePieceTokenizer
+"""Lines of text, without their newlines, to token ids and back.
 
-    Attributes:
-        vocab_size: Ids run from 0 to ``vocab_size - 1``.
-        eos: The id that ends a line; `encode` does not append it.
-        unknown: The id of whatever the vocabulary lacks.
-    """
-
-    @property
-    def vocab_size(self) -> int: ...  # noqa: D102
-
-    @property
-    def eos(self) -> int: ...  # noqa: D102
-
-    @property
-    def unknown(self) -> int: ...  # noqa: D102
-
-    def encode(self, line: str) -> list[int]:
-        """The ids of one line, given without its newline."""
-        ...
-
-    def lacking(self, line: str) -> list[str]:
-        """The words or characters of one line that the vocabulary lacks, in order."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; ``eos`` becomes a newline."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` (and ``tokenizer.model``, if need be) into a folder for `load_tokenizer`."""
-        ...
-
-
+All have ``vocab_size``, above all ids; ``eos``, the id that ends a line, which ``encode`` does not append; and
+``unknown``, the id of whatever the vocabulary lacks. ``save`` writes what `load_tokenizer` reads.
+"""
 _CLASSES = {"word": WordTokenizer, "char": CharTokenizer, "sentencepiece": SentencePieceTokenizer}
 
 
@@ -85,9 +52,12 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     path = Path(folder) / "tokenizer.json"
     fields = read_json(path)
     try:
-        if fields["kind"] not in _CLASSES:
-            raise ValueError(f"kind={fields['kind']!r}: must be one of {', '.join(_CLASSES)}")
-        return _CLASSES[fields["kind"]].from_saved(fields, path.parent)
+        kind = fields["kind"]
+        if kind not in _CLASSES:
+            raise ValueError(f"kind={kind!r}: must be one of {', '.join(_CLASSES)}")
+        if kind == "sentencepiece":
+            return SentencePieceTokenizer((path.parent / "tokenizer.model").read_bytes())
+        return _CLASSES[kind](fields["types"], unknown=fields["unknown"], eos=fields["eos"])
     except OSError as error:
         raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
     except KeyError as error:

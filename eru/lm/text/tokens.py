@@ -41,13 +41,6 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]
 
     Memory stays bounded by the longest line, however large the files are.
 
-    Args:
-        corpus: The text.
-        tokenizer: Any `Tokenizer`; what it saves, with the corpus' fingerprint, names the folder in the cache.
-
-    Returns:
-        The splits that the corpus has.
-
     Raises:
         ValueError: A split has fewer than two tokens besides the ends of lines, or the cached files are damaged.
     """
@@ -67,7 +60,7 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]
 
 
 def _key(corpus: Corpus, tokenizer: Tokenizer) -> str:
-    """What tells apart texts and tokenizers that give other tokens."""
+    """The name of a folder in the cache, which tells apart texts and tokenizers that give other tokens."""
     digest = hashlib.sha256(_FORMAT + corpus.fingerprint.encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))

@@ -1,7 +1,7 @@
 """Tokenizers that look whole units up in a list: words between white space, or characters."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -52,11 +52,8 @@ class _VocabularyTokenizer:
     def build(cls, lines: Iterable[str], vocab_size: int | None = None) -> Self:
         """Collect the types of a text: ``<unk>``, ``<eos>``, then by falling count, equal counts by alphabet.
 
-        Args:
-            lines: The training text, line by line.
-            vocab_size: Most types to keep, the two special ones included. Without it all are kept, except that
-                words seen only once make way for ``<unk>``, so that ``<unk>`` is trained, unless the text marks
-                unknown words itself, as the Penn Treebank's does.
+        Without a limit on their number, words seen only once make way for ``<unk>``, so that ``<unk>`` is trained,
+        unless the text marks unknown words itself, as the Penn Treebank's does.
 
         Raises:
             ValueError: The text is empty, or ``vocab_size`` leaves no room beside the special types.
@@ -71,11 +68,6 @@ class _VocabularyTokenizer:
         ranked = sorted(kept, key=lambda unit: (-counts[unit], unit))
         room = None if vocab_size is None else vocab_size - 2
         return cls([UNKNOWN, EOS, *ranked[:room]], unknown=0, eos=1)
-
-    @classmethod
-    def from_saved(cls, fields: Mapping[str, Any], folder: Path) -> Self:
-        """Rebuild a tokenizer from the content of its ``tokenizer.json``."""
-        return cls(fields["types"], unknown=fields["unknown"], eos=fields["eos"])
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` into ``folder``, which is made where it is missing."""
@@ -161,12 +153,7 @@ class CharTokenizer(_VocabularyTokenizer):
 
 
 def split_at(eos: int, ids: Iterable[int]) -> list[list[int]]:
-    """The runs of ids between the ends of lines; one more than there are ends.
-
-    Example:
-        >>> split_at(0, [3, 4, 0, 5, 0])
-        [[3, 4], [5], []]
-    """
+    """The runs of ids between the ends of lines; one more than there are ends."""
     runs: list[list[int]] = [[]]
     for index in ids:
         if index == eos:
