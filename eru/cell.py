@@ -33,8 +33,7 @@ class ERUCell(nn.Module):
         input_size: M, from 1 up.
         hidden_size: H, from 1 up.
         bias: Whether there is a bias b (4H).
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        device, dtype: Where the parameters live, and their type.
         branches: K of the EESP; by default 4 (fewer for the smallest H). An explicit number must divide H.
         groups: Groups of the EESP; by default chosen to fit. An explicit number must divide H / K, and M too unless
             the reduce is shared.
