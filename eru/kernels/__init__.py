@@ -124,9 +124,6 @@ def cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[flo
 
     Returns:
         That mean, and its gradient for the bias (V,).
-
-    Raises:
-        IndexError: a target that is not from 0 to V - 1.
     """
     rows, size = products.shape
     if rows and not 0 <= int(targets.min()) <= int(targets.max()) < size:

@@ -106,10 +106,7 @@ def lstm_scan(
 def resolve_backend(backend: str, gates: Tensor, *, has_mask: bool = False) -> str:
     """The way that runs: the one asked for, or where it cannot run or none is, the fastest that can.
 
-    Args:
-        backend: One of ``auto``, ``naive``, ``cpu``, ``fused`` and ``export``.
-        gates: Input gates (T, B, 4H); their length, type and device decide.
-        has_mask: Whether there is a mask on the hidden state.
+    The length and device of the gates (T, B, 4H) decide, and whether there is a mask on the hidden state.
 
     Raises:
         ValueError: An unknown backend, here or in ``ERU_BACKEND``.
