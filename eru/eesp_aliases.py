@@ -41,7 +41,7 @@ class _PaperEESP(EESP):
 class EESP1d(_PaperEESP):
     """:class:`EESP` in one dimension, by default with batch normalisation and PReLU, as in the paper.
 
-    Every other argument is that of :class:`EESP`.
+    ``norm="batch"`` is that normalisation; every other argument is that of :class:`EESP`.
 
     Example:
         >>> EESP1d(8, 16)(torch.zeros(2, 8, 9)).shape
