@@ -9,15 +9,15 @@ The checkouts take turns, each in a process of its own; rows hold medians of the
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from environment import write_result
+from paired import medians, milliseconds
 from torch import nn
 
 HERE = Path(__file__).parents[1]
@@ -25,14 +25,12 @@ HERE = Path(__file__).parents[1]
 LAYERS = [(20, 32, 64, 64), (20, 32, 128, 128), (35, 32, 256, 256), (70, 20, 512, 512), (70, 20, 400, 1152)]
 
 
-def milliseconds(work: Callable[[], object], calls: int) -> float:
-    """The time of one call, after two that warm up."""
-    for _ in range(2):
-        work()
-    start = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return 1000 * (time.perf_counter() - start) / calls
+def train(model: Any, optimizer: torch.optim.Optimizer, tokens: torch.Tensor) -> None:
+    """One training step of a language model."""
+    model.loss(model.features(tokens[:-1]), tokens[1:]).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def measure() -> dict[str, float]:
@@ -41,38 +39,30 @@ def measure() -> dict[str, float]:
     from eru.lm.model import LanguageModel
 
     torch.manual_seed(0)
+    timed = partial(milliseconds, warm=2)
     found = {}
     for steps, batch, inputs, hidden in LAYERS:
         x = torch.randn(steps, batch, inputs, requires_grad=True)
         for name, layer in (("ERU", ERU(inputs, hidden)), ("nn.LSTM", nn.LSTM(inputs, hidden))):
             calls = max(3, 4_000_000 // (steps * batch * hidden))
             case = f"{name} {inputs} to {hidden}, {steps} steps of {batch}"
-            found[f"{case}, forward and backward"] = milliseconds(lambda m=layer, x=x: m(x)[0].sum().backward(), calls)
+            found[f"{case}, forward and backward"] = timed(lambda m=layer, x=x: m(x)[0].sum().backward(), calls)
             with torch.no_grad():
-                found[f"{case}, forward"] = milliseconds(lambda m=layer, x=x: m(x), calls)
+                found[f"{case}, forward"] = timed(lambda m=layer, x=x: m(x), calls)
     with torch.no_grad():
         for size in (64, 512):
             one = torch.randn(1, size)
             for module in (ERUCell(size, size), nn.LSTMCell(size, size), ERU(size, size), nn.LSTM(size, size)):
                 name, x = type(module).__name__, one if "Cell" in type(module).__name__ else one.unsqueeze(0)
                 module.eval()
-                found[f"{name} {size}, one evaluated step"] = milliseconds(lambda m=module, x=x: m(x), 300)
+                found[f"{name} {size}, one evaluated step"] = timed(lambda m=module, x=x: m(x), 300)
     dropout = {"input_dropout": 0.5, "layer_dropout": 0.2, "output_dropout": 0.4, "embedding_dropout": 0.1}
     # The shapes that these recipes had in both commits; they have become wider since, with recurrent groups.
     for name, hidden in (("awd-7m", 448), ("awd-15m", 976)):
         model = LanguageModel(10_000, 400, hidden, weight_dropout=0.45, locked=True, **dropout)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
         tokens = torch.randint(10_000, (36, 64))
-
-        def step(
-            model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer, t: torch.Tensor = tokens
-        ) -> None:
-            model.loss(model.features(t[:-1]), t[1:]).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 0.25)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        found[f"a training step of {name}, 35 steps of 64"] = milliseconds(step, 3)
+        found[f"a training step of {name}, 35 steps of 64"] = timed(partial(train, model, optimizer, tokens), 3)
     return found
 
 
@@ -86,12 +76,10 @@ def main() -> None:
         print(json.dumps(measure()))
         return
     checkouts = {"older": args.older.resolve(), "today": HERE}
-    commits = {
-        name: subprocess.run(
-            ["git", "-C", path, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout
-        for name, path in checkouts.items()
-    }
+    commits = {}
+    for name, path in checkouts.items():
+        command = ["git", "-C", path, "rev-parse", "--short", "HEAD"]
+        commits[name] = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     rounds: list[dict[str, dict[str, float]]] = []
     for _ in range(args.rounds):
         turn = {}
@@ -103,11 +91,10 @@ def main() -> None:
         rounds.append(turn)
     rows = []
     for case in rounds[0]["today"]:
-        row = {name: round(statistics.median(turn[name][case] for turn in rounds), 4) for name in checkouts}
-        ratio = statistics.median(turn["today"][case] / turn["older"][case] for turn in rounds)
-        rows.append({"case": case, **{f"{name}_ms": ms for name, ms in row.items()}, "ratio": round(ratio, 3)})
-        print(f"{case:60s}{row['older']:>12.3f}{row['today']:>12.3f}{ratio:>8.3f}")
-    commits = {name: commit.strip() for name, commit in commits.items()}
+        found = medians([{name: turn[name][case] for name in checkouts} for turn in rounds], "older")
+        (older, _), (today, ratio) = found["older"], found["today"]
+        print(f"{case:60s}{older:>12.3f}{today:>12.3f}{ratio:>8.3f}")
+        rows.append({"case": case, "older_ms": round(older, 4), "today_ms": round(today, 4), "ratio": round(ratio, 3)})
     write_result("commits", {"commits": commits, "rounds": args.rounds, "rows": rows})
 
 

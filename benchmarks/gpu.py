@@ -9,15 +9,13 @@ ratio to the first contender of the same case.
 
 import argparse
 import json
-import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from environment import environment, write_result
-from paired import paired
+from paired import milliseconds, paired
 from torch import Tensor, nn
 
 from eru import ERU, lstm_scan
@@ -72,16 +70,6 @@ def check_scan(device: str, steps: int, batch: int, hidden: int) -> None:
             check(f"fused, {case}, {dtype}", difference(scanned("fused", inputs, dtype), expected), limit)
 
 
-def milliseconds(device: str, work: Callable[[], Any]) -> float:
-    """The time of one call, to the end of what it started on the device."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return 1000 * (time.perf_counter() - start)
-
-
 def train(layer: nn.Module, x: Tensor) -> None:
     """One pass forward and backward."""
     layer(x)[0].float().sum().backward()
@@ -94,7 +82,7 @@ def time_layers(device: str, steps: int, batch: int, hidden: int, rounds: int) -
         x = torch.randn(steps, batch, hidden, device=device, dtype=dtype)
         layers = {"nn.LSTM": nn.LSTM(hidden, hidden), "ERU": ERU(hidden, hidden)}
         works = {name: partial(train, layer.to(device, dtype), x) for name, layer in layers.items()}
-        contenders = {name: partial(milliseconds, device, work) for name, work in works.items()}
+        contenders = {name: partial(milliseconds, work) for name, work in works.items()}
         sizes = {"steps": steps, "batch": batch, "hidden_size": hidden, "dtype": str(dtype)}
         for name, (ms, ratio) in paired(contenders, "nn.LSTM", rounds).items():
             rows.append({"layer": name, **sizes, "ms": ms, "ratio": ratio})

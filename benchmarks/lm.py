@@ -11,6 +11,7 @@ back, "optimized" is `eru.optimize`, and in "bf16" the weights themselves are bf
 import argparse
 import copy
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from environment import write_result
-from paired import has_bfloat16, paired
+from paired import has_bfloat16, milliseconds, paired
 from torch import Tensor, nn
 
 import eru
@@ -55,29 +56,26 @@ class LSTMLanguageModel(nn.Module):
         return F.linear(x, self.embedding.weight, self.bias), ends
 
 
-class Trained:
-    """A model with its optimiser and the state that its next window begins with."""
+def training_step(model: Any, tokens: Tensor, *, bf16: bool = False) -> Callable[[], float]:
+    """A step, which goes on from the state of the one before and returns its milliseconds."""
+    optimizer, state = torch.optim.AdamW(model.parameters(), lr=1e-3), None
 
-    def __init__(self, model: Any, bf16: bool, tokens: Tensor) -> None:
-        self.model, self.bf16, self.tokens, self.state = model, bf16, tokens, None
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-
-    def step(self) -> float:
-        """The milliseconds of one training step."""
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
-            if isinstance(self.model, LSTMLanguageModel):
-                logits, state = self.model(self.tokens[:-1], self.state)
-                loss = F.cross_entropy(logits.float().flatten(0, 1), self.tokens[1:].flatten())
+    def step() -> None:
+        nonlocal state
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+            if isinstance(model, LSTMLanguageModel):
+                logits, state = model(tokens[:-1], state)
+                loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[1:].flatten())
             else:
-                features = self.model.features(self.tokens[:-1], self.state)
-                loss, state = self.model.loss(features, self.tokens[1:]), features.state
-        self.state = detach(state)
+                features = model.features(tokens[:-1], state)
+                loss, state = model.loss(features, tokens[1:]), features.state
+        state = detach(state)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 0.25)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return 1000 * (time.perf_counter() - start)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return partial(milliseconds, step)
 
 
 @torch.no_grad()
@@ -102,11 +100,12 @@ def measure(recipe_name: str, rounds: int) -> tuple[list[dict[str, Any]], list[d
 
     torch.set_num_threads(2)
     tokens = torch.randint(VOCABULARY, (STEPS + 1, BATCH))
-    trained = {name: Trained(model, False, tokens) for name, model in models.items()}
+    steps = {name: training_step(model, tokens) for name, model in models.items()}
     if has_bfloat16():
-        trained |= {f"{PEER}, bf16": Trained(wide, True, tokens), "ERU bf16": Trained(ours, True, tokens)}
+        steps[f"{PEER}, bf16"] = training_step(wide, tokens, bf16=True)
+        steps["ERU bf16"] = training_step(ours, tokens, bf16=True)
     training = []
-    for name, (step, ratio) in paired({name: each.step for name, each in trained.items()}, PEER, rounds).items():
+    for name, (step, ratio) in paired(steps, PEER, rounds).items():
         count = parameters[name.removesuffix(", bf16").removesuffix(" bf16")]
         figures = {
             "step_ms": round(step, 1),

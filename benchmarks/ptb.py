@@ -74,11 +74,7 @@ def train_command(run: LanguageModelRun) -> str:
 
 
 def result_of(run: LanguageModelRun, corpus: Corpus, device: str, *, test: bool) -> dict[str, Any]:
-    """Everything that is published of a run but the reports of other evaluations.
-
-    Raises:
-        ValueError: the run has no complete epoch, or was trained on another text.
-    """
+    """Everything that is published of a run but the reports of other evaluations."""
     name, config, epochs = run.folder.path.name, run.folder.config, course(run)
     if not epochs:
         raise ValueError(f"{run.folder.path} has no complete epoch yet")
@@ -105,21 +101,12 @@ def result_of(run: LanguageModelRun, corpus: Corpus, device: str, *, test: bool)
     return {**result, "evaluations": [], "course": epochs}
 
 
-def holds_test(result: dict[str, Any]) -> bool:
-    """Whether a result says anything about the test text."""
-    return "exact_test_perplexity" in result or any(report["split"] == "test" for report in result["evaluations"])
-
-
 def export(folder: Path, corpus: Corpus, out: Path, device: str, *, test: bool) -> dict[str, Any]:
-    """Write a run's result; an older file without a test figure is replaced, but for its reports.
-
-    Raises:
-        ValueError: the file holds a test figure, or the run cannot be published.
-    """
+    """Write a run's result; an older file without a test figure is replaced, but for its reports."""
     run = open_run(folder.resolve())
     path = out / f"{run.folder.path.name}.json"
     older = read_json(path) if path.exists() else {"evaluations": []}
-    if holds_test(older):
+    if "exact_test_perplexity" in older or any(report["split"] == "test" for report in older["evaluations"]):
         raise ValueError(f"{path} holds a test figure and stays as it is: the test text is looked at once for a model")
     result = {**result_of(run, corpus, device, test=test), "evaluations": older["evaluations"]}
     out.mkdir(parents=True, exist_ok=True)
@@ -128,11 +115,7 @@ def export(folder: Path, corpus: Corpus, out: Path, device: str, *, test: bool) 
 
 
 def add_reports(folder: Path, files: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Add reports of lm-eval to a run's result.
-
-    Raises:
-        ValueError: no result yet, or a file that holds no report of this run, or one that is there already.
-    """
+    """Add reports of lm-eval to a run's result."""
     name = folder.resolve().name
     weights = open_run(folder).folder.weights_sha256()
     result = read_json(out / f"{name}.json")

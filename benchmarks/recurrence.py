@@ -7,15 +7,13 @@ float32. "bf16" is the recipes' form: parameters in float32, products in bfloat1
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from environment import write_result
-from paired import has_bfloat16, paired
+from paired import has_bfloat16, milliseconds, paired
 from torch import Tensor, nn
 
 from eru import ERU, ERUCell
@@ -33,14 +31,6 @@ def work(module: nn.Module, x: Tensor, backward: bool, bf16: bool) -> None:
         out = module(x)[0]
     if backward:
         out.sum().backward()
-
-
-def milliseconds(task: Callable[[], None], repeats: int = 1) -> float:
-    """The wall time of one call."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        task()
-    return 1000 * (time.perf_counter() - start) / repeats
 
 
 def measure(

@@ -240,11 +240,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """The text of a document, with every table as the result files have it.
-
-    Raises:
-        ValueError: A marker is not closed, or names a table that there is not.
-    """
+    """The text of a document, with every table as the result files have it."""
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in TABLES:

@@ -8,12 +8,13 @@ plain model, NCHW. Weights are drawn at random, with batch normalisation calibra
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from environment import write_result
+from paired import milliseconds, paired
 from torch import Tensor, nn
 
 sys.path.pop(0)  # this folder, in which the package's name would be this file's
@@ -54,13 +55,6 @@ def run(model: Any) -> Callable[[Tensor], Any]:
     return model.raw if isinstance(model, vision.Detector) else model
 
 
-def milliseconds(function: Callable[[Tensor], Any], x: Tensor) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    function(x)
-    return 1000 * (time.perf_counter() - start)
-
-
 def tensors(answer: Any) -> list[Tensor]:
     """The tensors of an answer."""
     if isinstance(answer, Tensor):
@@ -77,18 +71,13 @@ def measure(name: str, size: tuple[int, int], batch: int, threads: int) -> list[
     plain, fast = run(model), run(vision.optimize(model))
     last = run(calibrated(name, size).to(memory_format=torch.channels_last))
     rearranged = x.to(memory_format=torch.channels_last)
-    contenders = {"eager": (plain, x), "eager, channels last": (last, rearranged), "vision.optimize": (fast, x)}
-    rounds = [{way: milliseconds(*what) for way, what in contenders.items()} for _ in range(ROUNDS + 3)][3:]
+    works = {"eager": (plain, x), "eager, channels last": (last, rearranged), "vision.optimize": (fast, x)}
+    contenders = {way: partial(milliseconds, partial(*work)) for way, work in works.items()}
+    case = {"model": name, "height": size[0], "width": size[1], "batch": batch, "threads": threads}
+    times = paired(contenders, "eager", ROUNDS, warm=3)
+    rows = [case | {"way": way, "ms": round(ms, 2), "ratio": round(ratio, 3)} for way, (ms, ratio) in times.items()]
     difference = max((a - b).abs().max().item() for a, b in zip(tensors(plain(x)), tensors(fast(x)), strict=True))
-    rows = []
-    for way in contenders:
-        row = {"model": name, "height": size[0], "width": size[1], "batch": batch, "threads": threads, "way": way}
-        row["ms"] = round(statistics.median(turn[way] for turn in rounds), 2)
-        row["ratio"] = round(statistics.median(turn[way] / turn["eager"] for turn in rounds), 3)
-        if way == "vision.optimize":
-            row["largest_difference"] = difference
-        rows.append(row)
-    return rows
+    return [row | {"largest_difference": difference} if row["way"] == "vision.optimize" else row for row in rows]
 
 
 @torch.inference_mode()
@@ -100,7 +89,7 @@ def branches() -> list[dict[str, Any]]:
     for side, dilation in ((3, 1), (3, 4), (5, 1), (7, 1), (9, 1)):
         conv = nn.Conv2d(64, 64, side, padding=(side - 1) * dilation // 2, dilation=dilation, groups=64, bias=False)
         conv = conv.to(memory_format=torch.channels_last)
-        times = [milliseconds(conv, x) for _ in range(60)][10:]
+        times = [milliseconds(partial(conv, x)) for _ in range(60)][10:]
         rows.append({"taps": f"{side}x{side}", "dilation": dilation, "us": round(1000 * statistics.median(times), 1)})
         print(rows[-1])
     return rows

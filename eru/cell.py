@@ -33,8 +33,7 @@ class ERUCell(nn.Module):
         input_size: M, from 1 up.
         hidden_size: H, from 1 up.
         bias: Whether there is a bias b (4H).
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        device, dtype: Where the parameters live, and their type.
         branches: K of the EESP; by default 4 (fewer for the smallest H). An explicit number must divide H.
         groups: Groups of the EESP; by default chosen to fit. An explicit number must divide H / K, and M too unless
             the reduce is shared.
@@ -218,17 +217,9 @@ class ERUCell(nn.Module):
 def check_state(
     state: Sequence[Tensor], sizes: Sequence[int], output_size: int, hidden_size: int, dtype: torch.dtype
 ) -> State:
-    """The state (h, c), with c in the parameters' type.
+    """What a caller gave as (h, c), with c in the parameters' type; ``sizes`` come before the features, such as (B,).
 
-    Args:
-        state: What a caller gave as (h, c).
-        sizes: The sizes before the features, such as (B,).
-        output_size: Features of h.
-        hidden_size: Features of c.
-        dtype: Type of the parameters. A state of a wider type is refused; a narrower one comes from autocast.
-
-    Raises:
-        ValueError: Parts that are missing, or of another shape or type.
+    A state of a wider type than ``dtype``, that of the parameters, is refused; a narrower one comes from autocast.
 
     Example:
         >>> check_state((torch.zeros(2, 3), torch.zeros(2, 4)), (2,), 4, 4, torch.float32)

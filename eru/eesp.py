@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from eru.sizes import dilations, fit_sizes
 
 Layer = Callable[[int], nn.Module]
 Convolution = Literal["depthwise-dilated", "depthwise", "dilated"]
-CONVOLUTIONS = ("depthwise-dilated", "depthwise", "dilated")
 
 convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -51,10 +50,8 @@ class EESP(nn.Module):
             ``"dilated"`` (standard d -> d convolutions).
         fusion: Whether there is hierarchical feature fusion, the running sums (off: an ablation of Table 6).
         residual: Whether to add the input where shapes match.
-        norm: Makes a normalisation from a channel count; ``None`` for none.
-        activation: Makes an activation from a channel count; ``None`` for none.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        norm, activation: Each makes a layer from a channel count; ``None`` for none.
+        device, dtype: Where the parameters live, and their type.
 
     Shape:
         input (B, M, *space), output (B, N, *space / stride).
@@ -92,11 +89,10 @@ class EESP(nn.Module):
         super().__init__()
         if ndim not in convolve:
             raise ValueError(f"ndim={ndim}: must be 1, 2 or 3")
-        if convolution not in CONVOLUTIONS:
-            raise ValueError(f"convolution={convolution!r}: must be one of {', '.join(CONVOLUTIONS)}")
+        if convolution not in get_args(Convolution):
+            raise ValueError(f"convolution={convolution!r}: must be one of {', '.join(get_args(Convolution))}")
         if stride < 1:
             raise ValueError(f"stride={stride}: must be at least 1")
-        check_kernel_size(kernel_size)
         self.branches, self.groups, self.expand_groups, self.width = fit_sizes(
             in_channels, out_channels, branches, groups
         )
@@ -143,9 +139,18 @@ class EESP(nn.Module):
                 f"input of shape {tuple(x.shape)}: expected {self.ndim + 2} dimensions and {self.in_channels} channels"
             )
         y = _apply(self.reduce_layers, convolve[self.ndim](x, self.reduce_weight, groups=self.groups))
-        weights = zip(self.branch_weights(), self.dilations, strict=True)
-        fused = self.fuse([self._branch(y, weight, dilation) for weight, dilation in weights])
-        out = self.expand(_apply(self.branch_layers, torch.cat(fused, dim=1)))
+        branches = [
+            convolve[self.ndim](
+                y,
+                weight,
+                stride=self.stride,
+                padding=(self.kernel_size - 1) * dilation // 2,
+                dilation=dilation,
+                groups=self.width // weight.shape[1],
+            )
+            for weight, dilation in zip(self.branch_weights(), self.dilations, strict=True)
+        ]
+        out = self.expand(_apply(self.branch_layers, torch.cat(self.fuse(branches), dim=1)))
         out = _apply(self.expand_layers, out[:, : self.out_channels])
         if self.stride > 1:
             return out
@@ -164,35 +169,12 @@ class EESP(nn.Module):
         """The grouped point-wise convolution of the concatenated branches, before the cut to N channels."""
         return convolve[self.ndim](fused, self.expand_weight, groups=self.expand_groups)
 
-    def _branch(self, y: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        return convolve[self.ndim](
-            y,
-            weight,
-            stride=self.stride,
-            padding=(self.kernel_size - 1) * dilation // 2,
-            dilation=dilation,
-            groups=self.width // weight.shape[1],
-        )
-
     def extra_repr(self) -> str:
         """Sizes, as printed by ``print(module)``."""
         return (
             f"{self.in_channels}, {self.out_channels}, ndim={self.ndim}, branches={self.branches}, "
             f"groups={self.groups}, dilations={self.dilations}"
         )
-
-
-def check_kernel_size(kernel_size: int) -> None:
-    """Raise ``ValueError`` unless the taps of a branch have a middle one.
-
-    Example:
-        >>> check_kernel_size(4)
-        Traceback (most recent call last):
-        ...
-        ValueError: kernel_size=4: must be odd and at least 1
-    """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size}: must be odd and at least 1")
 
 
 def running_sums(branches: list[Tensor]) -> list[Tensor]:
@@ -207,15 +189,11 @@ def running_sums(branches: list[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def draw_branches(weight: Tensor, branches: int, fusion: bool = True) -> None:
-    """Draw the taps of all branches: zero but for the middle one, so that a branch starts without neighbours.
+    """Draw the taps (K channels, read channels, *taps) of all K branches: zero but for the middle one.
 
-    The middle tap of branch b = 1, 2, ... is drawn from N(0, 1 / fan_in) / sqrt(b), so that the running sums stay near
-    unit variance. Without fusion there are no sums, and every branch is drawn from N(0, 1 / fan_in).
-
-    Args:
-        weight: The branches' weights one after the other, (K channels, read channels, *taps).
-        branches: K.
-        fusion: Whether the branches are summed up.
+    So a branch starts without neighbours. The middle tap of branch b = 1, 2, ... is drawn from
+    N(0, 1 / fan_in) / sqrt(b), so that the running sums stay near unit variance. Without fusion there are no sums, and
+    every branch is drawn from N(0, 1 / fan_in).
     """
     weight.zero_()
     for number, part in enumerate(weight.chunk(branches), start=1):

@@ -10,7 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from eru import kernels
 from eru.autocast import product_dtype, without_autocast
-from eru.eesp import check_kernel_size, draw_branches, running_sums
+from eru.eesp import draw_branches, running_sums
 from eru.kernels import gates as compiled
 from eru.sizes import dilations, fit_sizes
 from eru.tracing import is_transformed, is_watched
@@ -55,8 +55,7 @@ class EESPGates(nn.Module):
         receptive_field: Limit on what a branch may see, see :func:`eru.sizes.dilations`.
         fusion: Whether the branches are summed up (hierarchical feature fusion).
         shared_reduce: Whether all gates share one dense reduce and one set of branches.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        device, dtype: Where the parameters live, and their type.
 
     Shape:
         input (*, M), output (*, S H).
@@ -91,7 +90,6 @@ class EESPGates(nn.Module):
         super().__init__()
         if gates < 1 or output_size % gates:
             raise ValueError(f"output_size={output_size}: must be a multiple of gates={gates}, at least 1")
-        check_kernel_size(kernel_size)
         self.input_size, self.output_size = input_size, output_size
         self.gates, self.size, self.shared_reduce = gates, output_size // gates, shared_reduce
         if input_size < 1:

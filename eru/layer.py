@@ -36,17 +36,11 @@ class ERU(LSTMNames):
         dropout: Probability of dropout on the outputs of each layer but the last.
         bidirectional: Whether there is a second set of cells over the reversed sequence; outputs are concatenated.
         proj_size: P; above 0, h is projected to P features.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-        branches: See :class:`ERUCell`.
-        groups: See :class:`ERUCell`.
-        kernel_size: See :class:`ERUCell`.
-        shared_reduce: See :class:`ERUCell`.
-        input_transform: See :class:`ERUCell`.
+        device, dtype: Where the parameters live, and their type.
+        branches, groups, kernel_size, shared_reduce, input_transform, recurrent_groups: See :class:`ERUCell`.
         weight_dropout: Probability of dropout on the recurrent weights, one draw a call (AWD-LSTM's weight drop).
         hidden_dropout: Probability of dropout on h in the recurrent product, one mask over time (variational dropout).
         layer_norm: Whether to normalise the input gates.
-        recurrent_groups: See :class:`ERUCell`.
         backend: See :func:`eru.recurrence.lstm_scan`.
 
     Shape:
@@ -108,20 +102,9 @@ class ERU(LSTMNames):
         self.backend: Backend = backend
         self.dropout, self.weight_dropout, self.hidden_dropout = dropout, weight_dropout, hidden_dropout
         self._directions = ("", "_reverse") if bidirectional else ("",)
-        make = partial(
-            ERUCell,
-            bias=bias,
-            device=device,
-            dtype=dtype,
-            branches=branches,
-            groups=groups,
-            kernel_size=kernel_size,
-            shared_reduce=shared_reduce,
-            input_transform=input_transform,
-            proj_size=proj_size,
-            layer_norm=layer_norm,
-            recurrent_groups=recurrent_groups,
-        )
+        make = partial(ERUCell, bias=bias, proj_size=proj_size, layer_norm=layer_norm, device=device, dtype=dtype)
+        make = partial(make, branches=branches, groups=groups, kernel_size=kernel_size, shared_reduce=shared_reduce)
+        make = partial(make, input_transform=input_transform, recurrent_groups=recurrent_groups)
         width = len(self._directions) * (proj_size or hidden_size)
         self.cells = nn.ModuleDict(
             {
@@ -145,20 +128,11 @@ class ERU(LSTMNames):
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"lstm of type {type(lstm).__name__}: must be an nn.LSTM")
+        sizes = ("input_size", "hidden_size", "num_layers", "proj_size")
+        options = {name: getattr(lstm, name) for name in (*sizes, "bias", "batch_first", "dropout", "bidirectional")}
         weight = next(lstm.parameters())
-        eru = cls(
-            lstm.input_size,
-            lstm.hidden_size,
-            lstm.num_layers,
-            lstm.bias,
-            lstm.batch_first,
-            lstm.dropout,
-            lstm.bidirectional,
-            lstm.proj_size,
-            weight.device,
-            weight.dtype,
-            input_transform=partial(nn.Linear, bias=lstm.bias),
-        )
+        dense = partial(nn.Linear, bias=lstm.bias)
+        eru = cls(**options, input_transform=dense, device=weight.device, dtype=weight.dtype)
         theirs = {"input_transform.weight": "weight_ih", "input_transform.bias": "bias_ih", "bias": "bias_hh"}
         with torch.no_grad():
             for name, cell in eru._cells.items():
@@ -194,9 +168,6 @@ class ERU(LSTMNames):
 
         Returns:
             The outputs, and the state after them.
-
-        Raises:
-            ValueError: An input, a state or lengths of the wrong shape or type.
         """
         if isinstance(input, torch.fx.Proxy):
             return call_as_leaf(self, input, hx, lengths=lengths)

@@ -11,9 +11,6 @@ from eru.tracing import is_transformed
 def check_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     """The lengths (B,) as a tensor on the device of x (T, B, features).
 
-    Raises:
-        ValueError: Not one length a sequence, or one that is not from 1 to T.
-
     Example:
         >>> check_lengths([2, 4], torch.zeros(3, 2, 1))
         Traceback (most recent call last):

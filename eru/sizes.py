@@ -12,7 +12,10 @@ def dilations(branches: int = 4, receptive_field: int | None = None, kernel_size
     Args:
         branches: Number of branches K, at least 1.
         receptive_field: The limit n_d, an odd number of positions; ``None`` sets no limit.
-        kernel_size: Taps of each branch.
+        kernel_size: Taps of each branch, of which one must be in the middle.
+
+    Raises:
+        ValueError: ``kernel_size`` is even, or below 1.
 
     Source:
         ESPNetv2, section 3.3 (arXiv 1811.11431).
@@ -21,6 +24,8 @@ def dilations(branches: int = 4, receptive_field: int | None = None, kernel_size
         >>> dilations(4, 13), dilations(4, 7), dilations(4, 5)
         ((1, 2, 3, 4), (1, 1, 2, 3), (1, 1, 1, 2))
     """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size}: must be odd and at least 1")
     spans = [(kernel_size - 1) * (i + 1) + 1 for i in range(branches)]
     fits = [receptive_field is None or span <= receptive_field for span in spans]
     return tuple(sorted(i + 1 if fit else 1 for i, fit in enumerate(fits)))
@@ -86,7 +91,8 @@ def fit_sizes(
     grouped = in_channels or 0  # which every number divides
     if groups is None:
         width = math.ceil(out_channels / branches**2) * branches
-        return branches, _largest_divisor(math.gcd(grouped, width), branches), branches, width
+        common = math.gcd(grouped, width)
+        return branches, max(d for d in range(1, branches + 1) if common % d == 0), branches, width
     for name, value in (
         (f"{inside}={in_channels}", grouped),
         (f"{outside}={out_channels}", out_channels),
@@ -95,7 +101,3 @@ def fit_sizes(
         if value % groups:
             raise ValueError(f"groups={groups} does not divide {name}")
     return branches, groups, groups, out_channels // branches
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

@@ -25,16 +25,8 @@ class StridedEESP(nn.Module):
         out_channels: N > M; the pooling contributes M of these channels and the EESP N - M.
         ndim: 1, 2 or 3.
         shortcut_channels: Channels of the image; ``None`` builds no shortcut (an ablation of Table 6).
-        kernel_size: As for :class:`eru.EESP`, like the options that follow.
-        branches: K.
-        groups: Groups of reduce and expand.
-        receptive_field: Limit on what a branch may see.
-        convolution: Kind of the branches' convolutions.
-        fusion: Whether there is hierarchical feature fusion.
-        norm: Makes a normalisation from a channel count; ``None`` for none.
-        activation: Makes an activation from a channel count; ``None`` for none.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        kernel_size, branches, groups, receptive_field, convolution, fusion, norm, activation, device, dtype: See
+            :class:`eru.EESP`.
 
     Shape:
         input (B, M, *space), image (B, C, *larger space), output (B, N, *space / 2), halves rounded up.

@@ -8,12 +8,7 @@ _said: set[str] = set()  # what users were warned of already
 
 
 def warn_once(message: str, stacklevel: int = 2) -> None:
-    """Warn of something the first time; never while a compiler traces.
-
-    Args:
-        message: The warning, which is also what is remembered.
-        stacklevel: As of :func:`warnings.warn`, counted from the caller.
-    """
+    """Warn of something the first time, never while a compiler traces; ``stacklevel`` is counted from the caller."""
     if message not in _said and not torch.compiler.is_compiling():
         _said.add(message)
         warnings.warn(message, stacklevel=stacklevel + 1)

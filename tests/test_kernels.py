@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eru import kernels
-from eru.recurrence import lstm_scan, resolve_backend, torch_step
+from eru.recurrence import cpu_steps, lstm_scan, resolve_backend
 
 needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=f"eru.kernels: {kernels.refusal()}")
 
@@ -48,7 +48,7 @@ def step(functions, values: torch.Tensor, dtype: torch.dtype) -> list[torch.Tens
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
 def test_a_step_at_hard_values_equals_torchs(dtype, tolerance):
     values = torch.tensor(HARD)
-    pairs = list(zip(step(kernels, values, dtype), step(torch_step, values, dtype), strict=True))
+    pairs = list(zip(step(kernels, values, dtype), step(cpu_steps, values, dtype), strict=True))
     torch.testing.assert_close(*pairs[0], rtol=2e-6, atol=1e-34)  # activated gates; below that exp is clamped
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=1e-7)  # 1 - tanh^2 has no more digits

@@ -46,6 +46,13 @@ _SIGNATURES = {
     "gates_dense_backward": (None, [_pointer, ctypes.c_int, *[_pointer] * 7]),
 }
 
+ForwardInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+"""Gates, W_hh, h0, c0, W_hr and the mask on h."""
+BackwardInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""The gradients of all h and of the last c, W_hh, c0, W_hr, the mask on h, and where sequences end."""
+BackwardOutputs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Gradients of the gates, of all h (filled with a projection only), of h0 and of c0."""
+
 
 def refusal(dtype: torch.dtype = torch.float32) -> str | None:
     """Why the kernels cannot run on tensors of this type; ``None`` if they can.
@@ -62,7 +69,7 @@ def refusal(dtype: torch.dtype = torch.float32) -> str | None:
 def lstm_forward(
     gates: Tensor, recurrent: Tensor, before: Tensor, activated: Tensor, cells: Tensor, hidden: Tensor
 ) -> None:
-    """One step of an LSTM, as :func:`eru.recurrence.torch_step.lstm_forward` does it with torch's operators."""
+    """One step of an LSTM, as :func:`eru.recurrence.cpu_steps.lstm_forward` does it with torch's operators."""
     rows, size = before.shape
     tensors = (gates, recurrent, before, activated, cells, hidden)
     call("lstm_forward", gates.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
@@ -71,50 +78,28 @@ def lstm_forward(
 def lstm_backward(
     grad_hidden: Tensor, grad_cells: Tensor, activated: Tensor, before: Tensor, cells: Tensor, grad_raw: Tensor
 ) -> None:
-    """The gradient of one step, as :func:`eru.recurrence.torch_step.lstm_backward` computes it."""
+    """The gradient of one step, as :func:`eru.recurrence.cpu_steps.lstm_backward` computes it."""
     rows, size = before.shape
     tensors = (grad_hidden, grad_cells, activated, before, cells, grad_raw)
     call("lstm_backward", grad_raw.dtype)(rows, size, *map(Tensor.data_ptr, tensors))
 
 
-def sequence_forward(
-    gates: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None,
-    hidden_mask: Tensor | None,
-    hidden: Tensor,
-    activated: Tensor,
-    cells: Tensor,
-) -> None:
+def sequence_forward(inputs: ForwardInputs, hidden: Tensor, activated: Tensor, cells: Tensor) -> None:
     """All steps of an LSTM in float32, as :func:`eru.recurrence.cpu_steps.forward` takes them."""
     # The numbers from one step to the next: none where a step is written over the last.
     kept, cells_kept = (x.stride(0) if len(x) > 1 else 0 for x in (activated, cells))
-    inputs = contiguous(gates, weight_hh, h0, c0, weight_hr, hidden_mask)
-    run = _sequence("sequence_forward", gates, weight_hh, h0, c0)
-    run(*map(address, (*inputs, hidden, activated)), kept, cells.data_ptr(), cells_kept)
+    held = contiguous(*inputs)
+    run = _sequence("sequence_forward", *inputs[:4])
+    run(*map(address, (*held, hidden, activated)), kept, cells.data_ptr(), cells_kept)
 
 
-def sequence_backward(
-    grad_hidden: Tensor,
-    grad_c: Tensor,
-    weight_hh: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None,
-    hidden_mask: Tensor | None,
-    ends: Tensor | None,
-    activated: Tensor,
-    cells: Tensor,
-    grad_gates: Tensor,
-    projected: Tensor,
-    grad_h0: Tensor,
-    grad_c0: Tensor,
-) -> None:
+def sequence_backward(inputs: BackwardInputs, activated: Tensor, cells: Tensor, made: BackwardOutputs) -> None:
     """The gradients of all steps in float32, as :func:`eru.recurrence.cpu_steps.backward` computes them."""
-    inputs = contiguous(grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends)
+    grad_hidden, _, weight_hh, c0, *_ = inputs
+    _, _, grad_h0, _ = made
+    held = contiguous(*inputs)
     run = _sequence("sequence_backward", grad_hidden, weight_hh, grad_h0, c0)
-    run(*map(address, (*inputs, activated, cells, grad_gates, projected, grad_h0, grad_c0)))
+    run(*map(address, (*held, activated, cells, *made)))
 
 
 def _sequence(name: str, steps: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor) -> Callable[..., None]:
@@ -139,9 +124,6 @@ def cross_entropy_(products: Tensor, bias: Tensor, targets: Tensor) -> tuple[flo
 
     Returns:
         That mean, and its gradient for the bias (V,).
-
-    Raises:
-        IndexError: a target that is not from 0 to V - 1.
     """
     rows, size = products.shape
     if rows and not 0 <= int(targets.min()) <= int(targets.max()) < size:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from eru.autocast import product_dtype, without_autocast
+from eru.lengths import without_padding
 from eru.recurrence import cpu, fused, naive
 from eru.tracing import is_transformed
 from eru.warn import warn_once
@@ -74,41 +75,38 @@ def lstm_scan(
         >>> hidden.shape, h.shape, c.shape
         (torch.Size([5, 2, 3]), torch.Size([2, 3]), torch.Size([2, 3]))
     """
-    _check_shapes(gates, weight_hh, h0, c0, weight_hr, hidden_mask, lengths)
+    _check_shapes((gates, weight_hh, h0, c0, weight_hr, hidden_mask, lengths))
     dtype = product_dtype(gates)
     gates, weight_hh, h = gates.to(dtype), weight_hh.to(dtype), h0.to(dtype)
     c = c0.to(torch.promote_types(dtype, torch.float32))
     weight_hr = None if weight_hr is None else weight_hr.to(dtype)
     hidden_mask = None if hidden_mask is None else hidden_mask.detach().to(dtype)
     ends = None if lengths is None else lengths - 1
+    inputs = (gates, weight_hh, h, c, weight_hr, hidden_mask, ends)
     with without_autocast(gates):
         match resolve_backend(backend, gates, has_mask=hidden_mask is not None):
             case "cpu":
-                hidden, c = cpu.lstm_scan(gates, weight_hh, h, c, weight_hr, hidden_mask, ends)
+                hidden, c = cpu.lstm_scan(inputs)
             case "fused":
-                hidden, c = fused.lstm_scan(gates, weight_hh, h, c, weight_hr, ends)
+                hidden, c = fused.lstm_scan(inputs)
             case "export":
                 # It stands on a prototype of torch's: imported by those who export, and by nobody else.
                 from eru.recurrence import export
 
-                hidden, c = export.lstm_scan(gates, weight_hh, h, c, weight_hr, hidden_mask, ends)
+                hidden, c = export.lstm_scan(inputs)
             case _:
-                hidden, c = naive.lstm_scan(gates, weight_hh, h, c, weight_hr, hidden_mask, ends)
+                hidden, c = naive.lstm_scan(*inputs)
     c = c.to(c0.dtype)
-    if ends is None:
+    if lengths is None or ends is None:
         return hidden, (hidden[-1], c)
-    behind = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1) > ends
-    hidden = hidden.masked_fill(behind.unsqueeze(2), 0)  # (T, B, 1) over the features
+    hidden = without_padding(hidden, lengths)
     return hidden, (naive.at(ends, hidden), c)
 
 
 def resolve_backend(backend: str, gates: Tensor, *, has_mask: bool = False) -> str:
     """The way that runs: the one asked for, or where it cannot run or none is, the fastest that can.
 
-    Args:
-        backend: One of ``auto``, ``naive``, ``cpu``, ``fused`` and ``export``.
-        gates: Input gates (T, B, 4H); their length, type and device decide.
-        has_mask: Whether there is a mask on the hidden state.
+    The length and device of the gates (T, B, 4H) decide, and whether there is a mask on the hidden state.
 
     Raises:
         ValueError: An unknown backend, here or in ``ERU_BACKEND``.
@@ -149,15 +147,8 @@ def _refusal(backend: str, gates: Tensor, has_mask: bool) -> str | None:
     return None
 
 
-def _check_shapes(
-    gates: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None,
-    hidden_mask: Tensor | None,
-    lengths: Tensor | None,
-) -> None:
+def _check_shapes(inputs: naive.Inputs) -> None:
+    gates, weight_hh, h0, c0, weight_hr, hidden_mask, lengths = inputs
     if gates.dim() != 3 or gates.shape[0] < 1 or gates.shape[2] % 4:
         raise ValueError(f"gates of shape {tuple(gates.shape)}: expected (T, B, 4H) with T >= 1")
     batch, size = gates.shape[1], gates.shape[2] // 4

@@ -14,28 +14,21 @@ from torch import Tensor
 
 from eru import kernels
 from eru.recurrence import cpu_steps, naive
+from eru.recurrence.naive import Inputs
 from eru.tracing import is_watched
 
 _MANY_WEIGHTS = 1 << 21  # as many as a processor's cache holds, or more
 
 
-def lstm_scan(
-    gates: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None = None,
-    hidden_mask: Tensor | None = None,
-    ends: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def lstm_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The contract of :func:`eru.recurrence.naive.lstm_scan`; ``hidden_mask`` gets no gradient."""
-    tensors = (gates, weight_hh, h0, c0, weight_hr)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    gates = inputs[0]
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     compiled = kernels.refusal(gates.dtype) is None
     # An operator costs as much as a step of a small layer: where nobody looks on, its work is done directly.
     direct = not keep and type(gates) is Tensor and gates.is_cpu and not is_watched()
     run = _forward if direct else _run_forward
-    hidden, c, _, _ = run(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled)
+    hidden, c, _, _ = run(*inputs, keep, compiled)
     return hidden, c
 
 
@@ -58,7 +51,7 @@ def _forward(
     cells = c0.new_empty(length if keep or ends is not None else 1, *c0.shape)
     one_call = compiled and _is_one_call(h0, weight_hh, length)
     run = kernels.sequence_forward if one_call else partial(cpu_steps.forward, compiled=compiled)
-    run(gates, weight_hh, h0, c0, weight_hr, hidden_mask, hidden, activated, cells)
+    run((gates, weight_hh, h0, c0, weight_hr, hidden_mask), hidden, activated, cells)
     last = cells[-1].clone() if ends is None else naive.at(ends, cells)
     return hidden, last, activated, cells if keep else cells[:1]
 
@@ -111,8 +104,8 @@ def _run_backward(
     grad_h0, grad_c0 = h0.new_empty(h0.shape), c0.new_empty(c0.shape)
     one_call = compiled and _is_one_call(h0, weight_hh, length)
     run = kernels.sequence_backward if one_call else partial(cpu_steps.backward, compiled=compiled)
-    made = (grad_gates, projected, grad_h0, grad_c0)
-    run(grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends, activated, cells, *made)
+    inputs = (grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends)
+    run(inputs, activated, cells, (grad_gates, projected, grad_h0, grad_c0))
 
     groups = h0.shape[1] // weight_hh.shape[1]
     read = torch.cat([h0.unsqueeze(0), hidden[:-1]])

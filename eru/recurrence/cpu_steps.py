@@ -1,7 +1,15 @@
 """The steps of the CPU's way one after another in Python: for types and machines that have no single compiled call.
 
 Each step is a product by torch, with the weights laid out once, and element-wise work by a compiled kernel
-(:mod:`eru.kernels`) or by torch's operators (:mod:`eru.recurrence.torch_step`).
+(:mod:`eru.kernels`) or, where there is none, by torch's operators:
+
+    c = f c' + i g,   m = o tanh(c)
+
+    dc += dm o (1 - tanh(c)^2)
+    d(i, f, g) = dc (g i(1-i), c' f(1-f), i (1-g^2)),   d(o) = dm tanh(c) o(1-o),   dc' = dc f
+
+Here m is the hidden state before the projection, c' are the cells one step earlier, and d(i, f, g) and d(o) are the
+gradients of the raw gates.
 """
 
 from collections.abc import Callable
@@ -11,30 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eru import kernels
-from eru.recurrence import torch_step
 
 Product = Callable[[Tensor], Tensor]
+_through_sigmoid, _through_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 
 
 def forward(
-    gates: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None,
-    hidden_mask: Tensor | None,
-    hidden: Tensor,
-    activated: Tensor,
-    cells: Tensor,
-    *,
-    compiled: bool,
+    inputs: kernels.ForwardInputs, hidden: Tensor, activated: Tensor, cells: Tensor, *, compiled: bool
 ) -> None:
     """Fill ``hidden`` (T, B, P), and ``activated`` (T, B, 4, H) and ``cells`` (T, B, H).
 
     Where the last two have room for one step only, each step is written over the one before.
     """
+    gates, weight_hh, h0, c0, weight_hr, hidden_mask = inputs
     length, batch, _ = gates.shape
-    step = kernels.lstm_forward if compiled else torch_step.lstm_forward
+    step = kernels.lstm_forward if compiled else lstm_forward
     recur = _recurrent(weight_hh, h0.shape[1], batch, length)
     project = None if weight_hr is None else _linear(weight_hr, batch, length)
     unprojected = gates.new_empty(c0.shape)
@@ -51,28 +50,16 @@ def forward(
 
 
 def backward(
-    grad_hidden: Tensor,
-    grad_c: Tensor,
-    weight_hh: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None,
-    hidden_mask: Tensor | None,
-    ends: Tensor | None,
-    activated: Tensor,
-    cells: Tensor,
-    grad_gates: Tensor,
-    projected: Tensor,
-    grad_h0: Tensor,
-    grad_c0: Tensor,
-    *,
-    compiled: bool,
+    inputs: kernels.BackwardInputs, activated: Tensor, cells: Tensor, made: kernels.BackwardOutputs, *, compiled: bool
 ) -> None:
-    """Fill ``grad_gates`` (T, B, 4H), ``grad_h0`` and ``grad_c0``; with a projection ``projected``, the gradient of h.
+    """Fill the gradients ``made``.
 
-    ``grad_hidden`` (T, B, P) and ``grad_c`` (B, H), at each sequence's end, are what comes in from outside.
+    Those of the hidden states (T, B, P), and of the cells (B, H) at each sequence's end, come in from outside.
     """
+    grad_hidden, grad_c, weight_hh, c0, weight_hr, hidden_mask, ends = inputs
+    grad_gates, projected, grad_h0, grad_c0 = made
     length, batch, _ = grad_hidden.shape
-    step = kernels.lstm_backward if compiled else torch_step.lstm_backward
+    step = kernels.lstm_backward if compiled else lstm_backward
     back = _recurrent_back(weight_hh, grad_h0.shape[1], batch, length)
     unproject = None if weight_hr is None else _linear(weight_hr.t(), batch, length)
     split = grad_gates.unflatten(2, (4, -1)).unbind(0)
@@ -94,6 +81,41 @@ def backward(
         if t:
             dh = dh + grad_hidden[t - 1]
     grad_h0.copy_(dh)
+
+
+def lstm_forward(
+    gates: Tensor, recurrent: Tensor, before: Tensor, activated: Tensor, cells: Tensor, hidden: Tensor
+) -> None:
+    """Fill activated (B, 4, H), cells and hidden (B, H).
+
+    The raw gates are the sum of ``gates`` and ``recurrent``, both (B, 4H); ``before`` (B, H) are the cells one step
+    earlier.
+    """
+    raw = torch.add(gates, recurrent).to(cells.dtype).view_as(activated)  # (B, 4H) is four gates of H side by side
+    i, f, g, o = activated.unbind(1)
+    torch.sigmoid(raw, out=activated)  # of g too, for one large operation takes all threads
+    torch.tanh(raw[:, 2], out=g)
+    torch.mul(f, before, out=cells)
+    cells.addcmul_(i, g)
+    hidden.copy_(cells.tanh().mul_(o))
+
+
+def lstm_backward(
+    grad_hidden: Tensor, grad_cells: Tensor, activated: Tensor, before: Tensor, cells: Tensor, grad_raw: Tensor
+) -> None:
+    """Fill ``grad_raw`` (B, 4, H) with the gradient of the raw gates, and turn ``grad_cells`` to the step before.
+
+    ``grad_cells`` (B, H) holds the gradient of this step's cells when it comes in, and that of the cells one step
+    earlier when it goes out.
+    """
+    i, f, g, o = activated.unbind(1)
+    grad_hidden, tanh_c = grad_hidden.to(cells.dtype), cells.tanh()
+    grad_cells.addcmul_(grad_hidden, _through_tanh(o, tanh_c))
+    grad_raw[:, 0] = _through_sigmoid(grad_cells * g, i)
+    grad_raw[:, 1] = _through_sigmoid(grad_cells * before, f)
+    grad_raw[:, 2] = _through_tanh(grad_cells * i, g)
+    grad_raw[:, 3] = _through_sigmoid(grad_hidden * tanh_c, o)
+    grad_cells.mul_(f)
 
 
 def _recurrent(weight_hh: Tensor, features: int, batch: int, length: int) -> Product:

@@ -3,19 +3,12 @@
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
-from eru.recurrence.naive import at, lstm_step
+from eru.recurrence.naive import Inputs, at, lstm_step
 
 
-def lstm_scan(
-    gates: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None = None,
-    hidden_mask: Tensor | None = None,
-    ends: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def lstm_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The contract of :func:`eru.recurrence.naive.lstm_scan`."""
+    gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends = inputs
 
     def step(state: tuple[Tensor, Tensor], gate: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
         h, c = lstm_step(gate, weight_hh, *state, weight_hr, hidden_mask)

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from eru.recurrence.naive import Inputs
 
-def lstm_scan(
-    gates: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hr: Tensor | None = None,
-    ends: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+
+def lstm_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The contract of :func:`eru.recurrence.naive.lstm_scan`, without a mask and with cells in the gates' type."""
+    gates, weight_hh, h0, c0, weight_hr, _, ends = inputs
     identity = torch.eye(gates.shape[2], device=gates.device, dtype=gates.dtype)
     weights = [identity, _dense(weight_hh, h0.shape[1]), *([] if weight_hr is None else [weight_hr])]
     h0, c0 = h0.unsqueeze(0), c0.to(gates.dtype).unsqueeze(0)

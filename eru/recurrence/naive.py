@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""What :func:`lstm_scan` is given, in its order: the other ways take it as one."""
+
 
 def lstm_step(
     gates: Tensor,
