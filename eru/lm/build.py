@@ -18,7 +18,7 @@ def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
     Example:
         >>> from eru.lm.recipes import make_recipe
         >>> sum(p.numel() for p in build_model(make_recipe("paper-7m"), 10_000).parameters())
-        6998240
+        6954740
     """
     hidden_size, groups = recipe.hidden_size, recipe.recurrent_groups
     if recipe.cell == "lstm":  # The groups must divide its hidden size.

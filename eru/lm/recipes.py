@@ -9,7 +9,7 @@ from eru.lm.model import CellName
 from eru.lm.text.tokenizer import TokenizerKind
 from eru.training import OptimizerName, Schedule
 
-FORM: dict[str, Any] = {"shared_reduce": True, "recurrent_groups": 4}
+FORM: dict[str, Any] = {"shared_reduce": True, "branches": 1, "groups": 4, "recurrent_groups": 4}
 """The form that the recipes take: of the ERU's it learned best at equal size. docs/results.md has the comparison.
 
 A :class:`Recipe` has other defaults, so that the config.json of an older run means what it meant.
@@ -144,7 +144,7 @@ def small() -> Recipe:
         name="small",
         **FORM,
         embedding_size=200,
-        hidden_size=424,
+        hidden_size=368,
         input_dropout=0.25,
         layer_dropout=0.25,
         output_dropout=0.35,
@@ -161,7 +161,7 @@ def paper_7m() -> Recipe:
     return Recipe(
         name="paper-7m",
         **FORM,
-        hidden_size=768,
+        hidden_size=648,
         activation_regularization=2.0,
         temporal_regularization=1.0,
         optimizer="sgd",
@@ -175,7 +175,7 @@ def paper_7m() -> Recipe:
 
 def paper_15m() -> Recipe:
     """15 M parameters, otherwise `paper_7m`."""
-    return replace(paper_7m(), name="paper-15m", hidden_size=1536)
+    return replace(paper_7m(), name="paper-15m", hidden_size=1376)
 
 
 def awd_7m() -> Recipe:
@@ -186,7 +186,7 @@ def awd_7m() -> Recipe:
     return Recipe(
         name="awd-7m",
         **FORM,
-        hidden_size=768,
+        hidden_size=648,
         input_dropout=0.5,
         layer_dropout=0.2,
         output_dropout=0.4,
@@ -208,7 +208,7 @@ def awd_7m() -> Recipe:
 
 def awd_15m() -> Recipe:
     """15 M parameters and the lower rate that they take, otherwise `awd_7m`."""
-    return replace(awd_7m(), name="awd-15m", hidden_size=1536, learning_rate=2.5e-3)
+    return replace(awd_7m(), name="awd-15m", hidden_size=1376, learning_rate=2.5e-3)
 
 
 def lstm_7m() -> Recipe:

@@ -216,7 +216,7 @@ def test_resume_takes_its_options_from_the_folder(call, train, corpus, tmp_path,
     train(*options, "--max-steps=3")
     answer = call("lm-train", "--resume", "--out", tmp_path / "run", "--device=cpu", *given)
     if "--recipe=small" in given:
-        assert (answer.code, "recipe.hidden_size (saved 8, given 424)" in answer.err) == (2, True)
+        assert (answer.code, "recipe.hidden_size (saved 8, given 368)" in answer.err) == (2, True)
         return
     assert answer.code == 0, answer
     for name in ("model.safetensors", "config.json"):

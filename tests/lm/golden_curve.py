@@ -35,6 +35,8 @@ def losses(folder: Path) -> dict[str, list[float]]:
         embedding_size=12,
         hidden_size=20,
         shared_reduce=False,  # as when the curve was recorded
+        branches=None,
+        groups=None,
         recurrent_groups=1,
         input_dropout=0.0,
         layer_dropout=0.0,

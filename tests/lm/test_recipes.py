@@ -50,7 +50,7 @@ def test_changes_are_applied_to_the_named_recipe_only():
 def test_an_older_file_means_the_form_that_it_had():
     """Of a field that is younger than a config.json the default counts, not what the recipe of its name says today."""
     stored = asdict(make_recipe("awd-7m"))
-    younger = {"shared_reduce": False, "recurrent_groups": 1}
+    younger = {"shared_reduce": False, "branches": None, "groups": None, "recurrent_groups": 1}
     found = read_recipe({name: value for name, value in stored.items() if name not in younger})
     assert found == make_recipe("awd-7m", **younger)
 
