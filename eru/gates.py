@@ -39,7 +39,7 @@ class EESPGates(nn.Module):
     as the identity.
 
     There is no normalisation, activation or residual, so each unit is one matrix, :math:`E_q D_q R_q`. For many
-    rows its two right factors are multiplied out first, which is the same in fewer and larger products.
+    rows two of its factors are multiplied out first, which is the same in fewer and larger products.
 
     Because three linear maps stand behind one another, an initialisation loop over all parameters of a model (such as
     ``nn.init.normal_(p, 0, 0.01)``) makes their product, and with it the gates, tiny. Call ``reset_parameters()``
@@ -147,12 +147,16 @@ class EESPGates(nn.Module):
         if in_c and not learns and self._is_little_work(rows):
             gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
         else:
-            reduced = self._reduce(rows, self.reduce_weight)  # (units, N, d)
-            if composes:
+            if composes and self._branches_join_reduce:
+                parts = F.linear(rows, self._branched_reduce()).unflatten(1, (self.branches, self.units, -1))
+                by_unit = self._expand(parts.transpose(0, 1), self.expand_weight)  # (units, N, S H / units)
+            elif composes:
+                reduced = self._reduce(rows, self.reduce_weight)  # (units, N, d)
                 by_unit = torch.bmm(reduced, self._composed(self.branch_weight, self.expand_weight))
             else:
+                reduced = self._reduce(rows, self.reduce_weight)
                 fused = self._branches(reduced.transpose(0, 1), self.branch_weight)
-                by_unit = self._expand(fused, self.expand_weight)  # (units, N, S H / units)
+                by_unit = self._expand(fused, self.expand_weight)
             gates = by_unit.transpose(0, 1).reshape(-1, self.output_size)
         gates = gates if bias is None else gates + bias.to(gates.dtype)
         return gates.reshape(*x.shape[:-1], self.output_size)
@@ -244,12 +248,24 @@ class EESPGates(nn.Module):
         out = out.unflatten(3, (self.gates // self.units, -1))
         return out.permute(0, 2, 3, 1, 4).flatten(3)[..., : self.size].flatten(2)
 
-    def _composed(self, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
-        """Branches, running sums and expand as one matrix a unit, (units, d, S H / units).
+    @property
+    def _branches_join_reduce(self) -> bool:
+        """Whether, for many rows, the branches are multiplied into the reduce, for smaller products."""
+        # Into the expand, they make it dense; into the reduce, as many times as wide as there are branches.
+        inside, outside = self.input_size, self.output_size // self.units
+        joined = self.branches * (inside + outside // self.expand_groups)
+        return self.reduce_groups == 1 and joined < inside + outside
 
-        It is what they make of the identity. The branches treat each group's slice apart, so they are run once over
-        the positions of ONE slice, in all groups at once, and every group's answer is put into its own block of an
-        otherwise empty d x d matrix.
+    def _branched_reduce(self) -> Tensor:
+        """Reduce, branches and running sums as one matrix (K units d, M): what they make of every input alone."""
+        columns = self.reduce_weight.view(self.units, self.width, self.input_size).permute(2, 0, 1)
+        return self._branches(columns, self.branch_weight).permute(0, 2, 3, 1).reshape(-1, self.input_size)
+
+    def _composed(self, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
+        """What branches, running sums and expand make of the identity: one matrix a unit, (units, d, S H / units).
+
+        The branches treat each group's slice apart, so they are run over the positions of ONE slice, in all groups at
+        once, and every group's answer is put into its own block of an otherwise empty d x d matrix.
         """
         length = self.width // self.groups
         positions = torch.eye(length, device=branch_weight.device, dtype=branch_weight.dtype)
@@ -279,8 +295,5 @@ class EESPGates(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, as printed by ``print(module)``."""
-        shared = ", shared_reduce=True" if self.shared_reduce else ""
-        return (
-            f"{self.input_size}, {self.output_size}, gates={self.gates}, branches={self.branches}, "
-            f"groups={self.groups}, dilations={self.dilations}{shared}"
-        )
+        names = ("input_size", "output_size", "gates", "branches", "groups", "dilations", "shared_reduce")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

@@ -88,6 +88,17 @@ def test_products_equal_the_convolutions_in_values_and_gradients(case):
     check_equal(out, convolutions(unit, x), x, *unit.parameters())
 
 
+@pytest.mark.parametrize(("branches", "groups", "joins"), [(1, 4, True), (2, 4, True), (4, 4, False), (1, 1, False)])
+def test_branches_join_the_reduce_where_that_makes_smaller_products(branches, groups, joins):
+    """By the multiply-adds of a row with its input of M, d = H / K reduced features, and 4 H gates."""
+    m, size = 32, 32
+    unit = EESPGates(m, 4 * size, branches=branches, groups=groups, shared_reduce=True)
+    d = size // branches
+    into_reduce = branches * d * m + branches * d * 4 * size // groups
+    into_expand = d * m + d * 4 * size
+    assert (into_reduce < into_expand) == unit._branches_join_reduce == joins
+
+
 @given(case=sequences())
 @quick
 def test_one_dense_matrix_equals_the_convolutions(case):
