@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 from PIL.Image import Image
@@ -63,15 +62,15 @@ class Diagram:
         self.axes.annotate("", end, start, zorder=1, arrowprops={**style, "color": color, "linewidth": 1.1})
 
 
-def rows_from(top: float) -> list[float]:
-    """The heights of four rows."""
-    return [top - 66 * number for number in range(4)]
+def rows_from(top: float) -> tuple[list[float], float, float, float]:
+    """The heights of four rows, and of the bottom, the top and the middle of a box as high as all of them."""
+    rows = [top - 66 * number for number in range(4)]
+    return rows, rows[-1] - 25, rows[0] + 25, (rows[0] + rows[-1]) / 2
 
 
 def draw_unit(diagram: Diagram, top: float) -> None:
     """The EESP unit: reduce, dilated branches, their running sums, expand."""
-    rows = rows_from(top)
-    bottom, upper, middle = rows[-1] - 25, rows[0] + 25, (rows[0] + rows[-1]) / 2
+    rows, bottom, upper, middle = rows_from(top)
     diagram.text(45, middle, "$x$", size=14)
     diagram.arrow((66, middle), (110, middle))
     diagram.box(110, 250, bottom, upper, "reduce\n\ngrouped\npoint-wise\n\n$M \\to d$", POINTWISE)
@@ -92,9 +91,8 @@ def draw_unit(diagram: Diagram, top: float) -> None:
 
 def draw_cell(diagram: Diagram, top: float) -> None:
     """The ERU cell: an EESP unit and a dense recurrent map for each of the four gates."""
-    rows = rows_from(top)
-    bottom, upper, recurrent = rows[-1] - 25, rows[0] + 25, rows[-1] - 76
-    middle = (rows[0] + rows[-1]) / 2
+    rows, bottom, upper, middle = rows_from(top)
+    recurrent = rows[-1] - 76
     diagram.text(45, middle, "$x_t$", size=14)
     diagram.line((72, middle), (90, middle))
     diagram.line((90, rows[0]), (90, rows[-1]))
@@ -124,16 +122,9 @@ def draw_cell(diagram: Diagram, top: float) -> None:
         diagram.text(1083, y, name, size=14)
 
 
-def overlay(weights: str) -> Image:
-    """The photograph with the classes that the segmentation network finds in it."""
-    predict = vision.load_predictor("espnetv2_200_seg_voc", weights)
-    return predict(FOLDER / "astronaut.jpg").render()[".png"]
-
-
 def draw(picture: Image) -> Figure:
     """The whole figure around a segmented picture."""
     figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     diagram = Diagram(axes)
@@ -156,8 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default="DEFAULT", help="a file of the network's weights")
     parser.add_argument("--out", type=Path, default=FOLDER / "overview.png")
     args = parser.parse_args(arguments)
+    predict = vision.load_predictor("espnetv2_200_seg_voc", args.weights)
+    overlay = predict(FOLDER / "astronaut.jpg").render()[".png"]
     with atomic_write(args.out, "wb") as file:
-        draw(overlay(args.weights)).savefig(file, format="png", pil_kwargs={"optimize": True})
+        draw(overlay).savefig(file, format="png", pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":

@@ -18,11 +18,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 
 def resolve_device(name: str) -> str:
-    """The device that is meant, checked.
-
-    Raises:
-        ValueError: an unknown device, or one that this machine lacks.
-    """
+    """The device that is meant; ``ValueError`` where it is unknown, or this machine lacks it."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
@@ -35,15 +31,7 @@ def resolve_device(name: str) -> str:
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:
-    """Height and width of a picture, given as ``HxW``.
-
-    Raises:
-        ValueError: The text is something else; the message names the option.
-
-    Example:
-        >>> parse_size("--size", "512x1024")
-        (512, 1024)
-    """
+    """Height and width of a picture, given as ``HxW``; ``ValueError``, which names the option, for anything else."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
         raise ValueError(f"{option} {text!r}: must be HEIGHTxWIDTH in pixels, such as 512x1024")

@@ -9,8 +9,7 @@ import torch
 from eru.lm.build import build_model
 from eru.lm.recipes import make_recipe
 from eru_cli.options import answer, as_json
-from vision import paper as vision_paper
-from vision.paper import Row, parameters
+from vision.paper import Row, models, parameters, section_3, table_1
 
 
 @click.command("paper")
@@ -18,8 +17,7 @@ from vision.paper import Row, parameters
 def paper(as_json: bool) -> None:
     """ESPNetv2's numbers that need no training, ours beside the printed ones."""
     rows = paper_rows()
-    verdicts = [row.verdict for row in rows]
-    counts = {verdict: verdicts.count(verdict) for verdict in ("equal", "differs")}
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("equal", "differs")}
     summary = f"{len(rows)} numbers: {counts['equal']} equal, {counts['differs']} differ"
     fields = {"counts": counts, "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
     tables = [as_text(title, list(group)) for title, group in groupby(rows, key=lambda row: row.table)]
@@ -28,18 +26,9 @@ def paper(as_json: bool) -> None:
 
 def paper_rows() -> list[Row]:
     """Every row of every table, in the paper's order; the authors' model tables come last."""
-    tables = (
-        vision_paper.table_1,
-        vision_paper.section_3,
-        vision_paper.table_2,
-        vision_paper.figure_7,
-        vision_paper.table_3,
-        table_4,
-        vision_paper.table_5,
-        vision_paper.table_6,
-        vision_paper.model_tables,
-    )
-    return [row for table in tables for row in table()]
+    found = models()
+    before = [row.table.startswith("Table 5") for row in found].index(True)
+    return [*table_1(), *section_3(), *found[:before], *table_4(), *found[before:]]
 
 
 def table_4() -> list[Row]:
@@ -60,19 +49,14 @@ def table_4() -> list[Row]:
 def as_text(title: str, rows: list[Row]) -> str:
     """One table, aligned, its notes numbered below it."""
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
-    head = ("", "paper", "ours", "")
-    cells = [
-        (
-            row.quantity,
-            f"{row.printed} {row.unit}".rstrip(),
-            f"{row.ours:,}" if isinstance(row.ours, int) else f"{row.ours:.2f} {row.unit}",
-            row.verdict + (f" [{notes.index(row.note) + 1}]" if row.note else ""),
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in (head, *cells)) for column in range(3)]
+    cells = [("", "paper", "ours", "")]
+    for row in rows:
+        ours = f"{row.ours:,}" if isinstance(row.ours, int) else f"{row.ours:.2f} {row.unit}"
+        mark = f" [{notes.index(row.note) + 1}]" if row.note else ""
+        cells.append((row.quantity, f"{row.printed} {row.unit}".rstrip(), ours, row.verdict + mark))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         f"  {name:{widths[0]}}  {printed:>{widths[1]}}  {ours:>{widths[2]}}  {verdict}".rstrip()
-        for name, printed, ours, verdict in (head, *cells)
+        for name, printed, ours, verdict in cells
     ]
     return "\n".join([title, *lines, *(f"  [{i}] {note}" for i, note in enumerate(notes, start=1))])

@@ -36,25 +36,22 @@ def predict(
     """
     shape = None if size is None else parse_size("--size", size)
     predictor = load_predictor(model, weights, size=shape, device=resolve_device(device), **options)
-    results: list[dict[str, Any]] = []
-    failures: list[Failure] = []
-    lines: list[str] = []
+    results, failures, lines = [], [], []
     for outcome in answer_files(predictor, pictures, out):
         if isinstance(outcome, Failure):
-            failures.append(outcome)
+            failures.append({"picture": str(outcome.path), "reason": outcome.reason})
             continue
         lines.append(f"{outcome.path}: {outcome.answer.describe()}")
         if outcome.first_of_many:
             say(f"note: {outcome.path} holds several pictures; the first one is used")
         written = [str(path) for path in outcome.written]
         results.append({"picture": str(outcome.path), **outcome.answer.as_dict(), "written": written})
-    failed = [{"picture": str(failure.path), "reason": failure.reason} for failure in failures]
-    fields = {"model": model, "weights": weights, "results": results, "failures": failed}
+    fields = {"model": model, "weights": weights, "results": results, "failures": failures}
     if results or as_json:
         answer(fields, as_json, "\n".join(lines))
     if failures:
         if len(results) + len(failures) > 1:
             say(f"{len(failures)} of {len(results) + len(failures)} pictures failed:")
         for failure in failures:
-            say(f"Error: {failure.reason}")
+            say(f"Error: {failure['reason']}")
         raise SystemExit(2)

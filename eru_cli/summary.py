@@ -1,6 +1,5 @@
 """summary: parameters and multiply-adds of a model, by stage."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import click
@@ -29,7 +28,13 @@ def summary(name: str, vocab_size: int, size: str, as_json: bool) -> None:
     NAME is a recipe, a run folder or a trained model of the package (ptb-awd-7m), counted per token, or a vision
     model, counted per picture.
     """
-    found = _vision_stages(name, size) if name in list_models() else _language_stages(name, vocab_size)
+    if name in list_models():
+        model = create_model(name, device="meta")
+        # What a detector selects from its maps is no product.
+        method = "raw" if hasattr(model, "raw") else "forward"
+        found = stages(model, [(1, 3, *parse_size("--input", size))], method=method)
+    else:
+        found = _language_stages(name, vocab_size)
     total = Stage("total", sum(stage.parameters for stage in found), sum(stage.multiply_adds for stage in found))
     width = max(len(row.name) for row in found) + 2
     lines = [f"{'stage':{width}s}{'parameters':>14s}{'multiply-adds':>18s}"]
@@ -38,7 +43,7 @@ def summary(name: str, vocab_size: int, size: str, as_json: bool) -> None:
     answer(fields, as_json, "\n".join(lines))
 
 
-def _language_stages(name: str, vocab_size: int) -> Sequence[Stage]:
+def _language_stages(name: str, vocab_size: int) -> list[Stage]:
     if name in RECIPES:
         recipe = make_recipe(name)
     else:
@@ -53,10 +58,3 @@ def _language_stages(name: str, vocab_size: int) -> Sequence[Stage]:
         model = build_model(recipe, vocab_size)
     # Outside of its submodules the language model holds and computes the tied softmax.
     return [replace(stage, name=stage.name or "softmax") for stage in stages(model, [(1, 1)], integer=True)]
-
-
-def _vision_stages(name: str, size: str) -> Sequence[Stage]:
-    height, width = parse_size("--input", size)
-    model = create_model(name, device="meta")
-    # What a detector selects from its maps is no product.
-    return stages(model, [(1, 3, height, width)], method="raw" if hasattr(model, "raw") else "forward")

@@ -230,15 +230,7 @@ def _not_tracking(level: Level) -> Iterator[None]:
 
 
 def resolve_indices(indices: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Indices of maps from 0, where negative ones count from the end.
-
-    Raises:
-        ValueError: There is no index, or one names no map.
-
-    Example:
-        >>> resolve_indices((1, -1), 5)
-        (1, 4)
-    """
+    """Indices of maps from 0, where negative ones count from the end; ``ValueError`` where one names no map."""
     if not isinstance(indices, Sequence) or not indices or any(i not in range(-depth, depth) for i in indices):
         raise ValueError(f"out_indices={indices}: must name maps, 0 to {depth - 1}")
     return tuple(i % depth for i in indices)

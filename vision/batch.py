@@ -1,14 +1,4 @@
-"""Files and folders of pictures, answered one at a time.
-
-A picture goes from its file to its overlay in these steps:
-
-1. :func:`answer_files` lists the files and decides where what shows each answer is written.
-2. :func:`vision.pictures.open_picture` reads one file as an RGB picture.
-3. The :class:`vision.Predictor` makes the network's input of it (:class:`vision.Preprocessing`), runs the network, and
-   puts what it gives into the picture's size: an :class:`vision.answers.Answer`.
-4. ``Answer.save`` writes what ``Answer.render`` gives: the picture with the answer drawn in by :mod:`vision.drawing`,
-   and for a segmentation also the mask.
-"""
+"""Files and folders of pictures, answered one at a time: opened, shown to a predictor, and their answers saved."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,16 +13,11 @@ from vision.predictor import Predictor
 
 @dataclass(frozen=True)
 class Answered:
-    """A file, and what the model says about it.
-
-    Attributes:
-        first_of_many: Whether the file holds more pictures, of which only the first was looked at.
-        written: The files that show the answer.
-    """
+    """A file, what the model says about it, and the files that show it."""
 
     path: Path
     answer: Answer
-    first_of_many: bool
+    first_of_many: bool  # whether the file holds more pictures, of which only the first was looked at
     written: tuple[Path, ...]
 
 
@@ -45,12 +30,12 @@ class Failure:
 
 
 def answer_files(
-    predictor: Predictor, paths: Sequence[str | Path], out: str | Path | None = None, *, quiet: bool = False
+    predictor: Predictor, paths: Sequence[str | Path], out: str | Path | None = None
 ) -> Iterator[Answered | Failure]:
     """Answer about files and folders of pictures, one at a time; one that fails does not stop the others.
 
     What shows an answer is ``NAME.png`` (labels, overlay or boxes); for segmentation there is ``NAME.mask.png``,
-    too, whose values are the classes. No input is ever overwritten.
+    too, whose values are the classes. No input is ever overwritten. On a terminal a bar shows how many are done.
 
     Args:
         predictor: What answers.
@@ -58,7 +43,6 @@ def answer_files(
         out: For one file ``NAME.png``; or a folder, made if need be, in which each picture gives its name to what
             shows its answer. A name that is taken by another gets a number: ``cat.png``, ``cat-2.png``. None writes
             nothing.
-        quiet: Show no progress bar. There is none for a single file, nor where stderr is not a terminal.
 
     Yields:
         A :class:`Answered` or a :class:`Failure` for every file, in order.
@@ -70,7 +54,7 @@ def answer_files(
     require_pillow()
     files = list_pictures(paths)
     targets = [None] * len(files) if out is None else _targets(paths, files, Path(out))
-    with Progress(len(files), unit="pictures", quiet=quiet or len(files) == 1) as progress:
+    with Progress(len(files), unit="pictures", quiet=len(files) == 1) as progress:
         for file, target in zip(files, targets, strict=True):
             yield _answer_file(predictor, file, target)
             progress.advance()
@@ -87,10 +71,9 @@ def _answer_file(predictor: Predictor, file: Path, target: Path | None) -> Answe
         return Failure(file, f"{file}: too small, {size} (height x width): a side must have {SMALLEST_SIDE} pixels")
     try:
         answer = predictor(picture)
+        written = () if target is None else answer.save(target)
     except ArithmeticError as error:
         return Failure(file, f"{file}: {error}")
-    try:
-        written = () if target is None else answer.save(target)
     except OSError as error:
         return Failure(file, f"{file}: its answer cannot be written to {target}: {error.strerror or error}")
     return Answered(file, answer, "first_of_many" in picture.info, written)

@@ -1,7 +1,8 @@
 """Boxes: their two forms, overlap, the priors of a single-shot detector, and greedy suppression.
 
 Everything is relative to the picture: x and y run from 0 to 1. Corner form is (x1, y1, x2, y2), centre form
-(cx, cy, width, height).
+(cx, cy, width, height). Priors and matching are those of SSD (arXiv 1512.02325), section 2.2, with the sizes of the
+published ESPNetv2 detectors.
 """
 
 import math
@@ -15,12 +16,7 @@ _VARIANCES = (0.1, 0.2)
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """Corner form of boxes (..., 4) in centre form.
-
-    Example:
-        >>> to_corners(torch.tensor([0.5, 0.5, 0.5, 0.25]))
-        tensor([0.2500, 0.3750, 0.7500, 0.6250])
-    """
+    """Corner form of boxes (..., 4) in centre form."""
     centre, size = boxes.split(2, dim=-1)
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
@@ -61,14 +57,8 @@ def make_priors(
 
     Args:
         size: Height and width of the picture in pixels.
-        maps: Height and width of each map.
+        maps: Height and width of each map; ``ValueError`` where there are not six.
         device: Device of the priors.
-
-    Raises:
-        ValueError: There are not six maps.
-
-    Source:
-        SSD (arXiv 1512.02325), section 2.2, with the sizes of the published ESPNetv2 detectors.
 
     Example:
         >>> make_priors((300, 300), [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]).shape
@@ -103,10 +93,6 @@ def encode(boxes: Tensor, priors: Tensor) -> Tensor:
     r"""Offsets that turn priors into boxes: :math:`(c - c_p) / (0.1\, s_p)` and :math:`\ln(s / s_p) / 0.2`.
 
     Both are (..., 4) in centre form, with centres c and sizes s, which are positive.
-
-    Example:
-        >>> encode(torch.tensor([0.5, 0.5, 0.25, 0.5]), torch.tensor([0.25, 0.5, 0.25, 0.5])).tolist()
-        [10.0, 0.0, 0.0, 0.0]
     """
     centre, size = boxes.split(2, dim=-1)
     prior_centre, prior_size = priors.split(2, dim=-1)
@@ -136,9 +122,6 @@ def match(boxes: Tensor, labels: Tensor, priors: Tensor, threshold: float = 0.45
 
     Returns:
         Labels (P,), 0 for the background, and offsets (P, 4), 0 there.
-
-    Source:
-        SSD (arXiv 1512.02325), section 2.2.
 
     Example:
         >>> priors = torch.tensor([[0.25, 0.5, 0.4, 0.9], [0.75, 0.5, 0.4, 0.9]])

@@ -71,21 +71,12 @@ def voc_palette(size: int) -> tuple[Colour, ...]:
 
 
 def numbered(num_classes: int) -> Dataset:
-    """A dataset of which only the number of classes is known, at least 1.
-
-    Example:
-        >>> numbered(3).categories
-        ('class 0', 'class 1', 'class 2')
-    """
+    """A dataset of which only the number of classes is known, at least 1: ``class 0``, ``class 1``, ..."""
     return Dataset("numbered", f"{num_classes} classes", tuple(f"class {i}" for i in range(num_classes)))
 
 
 def _labels(name: str) -> tuple[str, ...]:
     return tuple((files("vision") / "labels" / f"{name}.txt").read_text(encoding="utf-8").splitlines())
-
-
-def _colours(text: str) -> tuple[Colour, ...]:
-    return tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, text.split()))
 
 
 IMAGENET = Dataset("imagenet", "ImageNet (ILSVRC 2012)", _labels("imagenet"))
@@ -95,4 +86,5 @@ _CITYSCAPES_PALETTE = (  # each colour in hexadecimal, two digits each of red, g
     "804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 "
     "4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20 000000"
 )
-CITYSCAPES = Dataset("cityscapes", "Cityscapes", _labels("cityscapes"), _colours(_CITYSCAPES_PALETTE))
+_cityscapes_colours = tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, _CITYSCAPES_PALETTE.split()))
+CITYSCAPES = Dataset("cityscapes", "Cityscapes", _labels("cityscapes"), _cityscapes_colours)

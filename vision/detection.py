@@ -163,7 +163,7 @@ class Detector(Network):
             return self._detect(confidences, locations, priors, sizes)
         matched = []
         for target, image_size in zip(targets or (), sizes, strict=True):
-            boxes = target["boxes"].to(priors) / _corners_scale(image_size, priors)
+            boxes = target["boxes"].to(priors) / priors.new_tensor(image_size[::-1] * 2)
             labels = target["labels"].to(priors.device, torch.int64)
             matched.append(match(boxes, labels, priors, self.match_threshold))
         labels, offsets = (torch.stack(parts) for parts in zip(*matched, strict=True))  # (N, P) and (N, P, 4)
@@ -208,7 +208,7 @@ class Detector(Network):
         results = []
         for i, image_size in enumerate(sizes):
             found = (scores[i] >= 0).nonzero().squeeze(-1)
-            scale = _corners_scale(image_size, boxes)
+            scale = boxes.new_tensor(image_size[::-1] * 2)  # width, height, width, height
             results.append({"boxes": boxes[i, found] * scale, "labels": labels[i, found], "scores": scores[i, found]})
         return results
 
@@ -236,9 +236,3 @@ def _apply(heads: nn.ModuleList, maps: list[Tensor], outputs: int) -> Tensor:
     # A head's channels hold box after box the outputs of a cell, so channels come last before cells are lined up.
     cells = [head(x).permute(0, 2, 3, 1) for head, x in zip(heads, maps, strict=True)]
     return torch.cat([cell.unflatten(-1, (BOXES_PER_CELL, outputs)).flatten(1, 3) for cell in cells], dim=1)
-
-
-def _corners_scale(size: tuple[int, int], like: Tensor) -> Tensor:
-    """Pixels in a whole picture, for boxes in corner form."""
-    height, width = size
-    return like.new_tensor([width, height, width, height])

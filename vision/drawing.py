@@ -25,17 +25,16 @@ def draw_strip(picture: Image.Image, lines: Sequence[tuple[str, float]]) -> Imag
     """
     font, margin = _font(picture)  # margins are as wide as letters are high
     row = round(2.1 * margin)
-    texts = [(name, f"{share:.1%}") for name, share in lines]
-    needed = max((font.getlength(f"{name}   {share}") for name, share in texts), default=0)
+    needed = max((font.getlength(f"{name}   {share:.1%}") for name, share in lines), default=0)
     width = max(picture.width, round(needed) + 2 * margin)
-    canvas = Image.new("RGB", (width, picture.height + row * len(texts) + margin), _DARK)
+    canvas = Image.new("RGB", (width, picture.height + row * len(lines) + margin), _DARK)
     canvas.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
     right, thick = width - margin, max(2, margin // 6)
-    for index, ((name, percent), (_, share)) in enumerate(zip(texts, lines, strict=True)):
-        bottom = picture.height + row * (index + 1)
+    for index, (name, share) in enumerate(lines, start=1):
+        bottom = picture.height + row * index
         draw.text((margin, bottom - 2 * thick), name, _LIGHT, font, anchor="ls")
-        draw.text((right, bottom - 2 * thick), percent, _LIGHT, font, anchor="rs")
+        draw.text((right, bottom - 2 * thick), f"{share:.1%}", _LIGHT, font, anchor="rs")
         draw.rectangle((margin, bottom, right, bottom + thick - 1), _GREY)
         end = margin + round(share * (right - margin))
         if end > margin:
@@ -54,12 +53,6 @@ def draw_mask(
 
     The ``legend`` of names and their colours stands in the corner where it hides least, with as many as fit. Pixels of
     the class ``background`` are left as they are.
-
-    Example:
-        >>> from PIL import Image
-        >>> mask = np.zeros((30, 40), np.uint8)
-        >>> draw_mask(Image.new("RGB", (40, 30), "white"), mask, [(255, 0, 0)]).getpixel((9, 9))
-        (255, 127, 127)
     """
     marked = mask != background  # where there is no background, None, no class equals it and every pixel is marked
     tint = Image.fromarray(np.asarray(colours, dtype=np.uint8)[mask])
@@ -96,12 +89,7 @@ def draw_boxes(
 
 
 def indexed_mask(mask: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
-    """The mask as a picture whose values are the classes: in colours, or 16-bit greyscale above 256 classes.
-
-    Example:
-        >>> indexed_mask(np.ones((30, 40), np.int64), [(0, 0, 0), (128, 0, 0)]).convert("RGB").getpixel((0, 0))
-        (128, 0, 0)
-    """
+    """The mask as a picture whose values are the classes: in colours, or 16-bit greyscale above 256 classes."""
     if len(colours) > 256:
         return Image.fromarray(mask.astype(np.uint16))
     result = Image.fromarray(mask.astype(np.uint8))

@@ -92,13 +92,10 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
 class ScaleShift(nn.Module):
     """Batch normalisation at inference: one multiply-add for every channel."""
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
-        self.register_buffer("scale", scale.view(1, -1, 1, 1))
-        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+        self.scale = nn.Buffer(scale.view(1, -1, 1, 1))
+        self.shift = nn.Buffer(shift.view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift (N, C, H, W)."""
@@ -108,14 +105,10 @@ class ScaleShift(nn.Module):
 class FoldedConv(nn.Module):
     """A convolution with what followed it folded in; its options are those of ``torch.nn.functional.conv2d``."""
 
-    weight: Tensor
-    bias: Tensor | None
-    options: dict[str, Any]
-
     def __init__(self, weight: Tensor, bias: Tensor | None, **options: Any) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.weight = nn.Buffer(weight)
+        self.bias = None if bias is None else nn.Buffer(bias)
         self.options = options
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,12 +130,19 @@ def _prefers_onednn(x: Tensor) -> bool:
     return mkldnn.is_available() and mkldnn.enabled and not torch.is_autocast_enabled("cpu")
 
 
-class Branches(nn.Module):
-    """The branches of an EESP unit at inference: running sums in place, one multiply-add, the activation."""
+class InferenceEESP(nn.Module):
+    """An EESP unit at inference: reduce, branches and expand, what is linear folded into them."""
 
     def __init__(self, unit: EESP) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
+        first: Any = unit.reduce_layers
+        middle: Any = unit.branch_layers
+        last: Any = unit.expand_layers
+        norm, *activation = first
+        scale, shift = _affine(norm)
+        reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups)
+        self.reduce = nn.Sequential(reduce, *activation)
+        self.branches = nn.ModuleList(
             FoldedConv(
                 weight,
                 None,
@@ -153,33 +153,9 @@ class Branches(nn.Module):
             )
             for weight, dilation in zip(unit.branch_weights(), unit.dilations, strict=True)
         )
-        layers: Any = unit.branch_layers
-        norm, *activation = layers
-        self.norm = ScaleShift(*_affine(norm))
-        self.activation = nn.Sequential(*activation)
         self.fusion = unit.fusion
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Turn a reduced map (N, d, H, W) into the concatenation (N, K d, H / stride, W / stride)."""
-        maps: list[Tensor] = []
-        for convolution in self.convolutions:
-            made = convolution(y)
-            maps.append(made.add_(maps[-1]) if self.fusion and maps else made)
-        return self.activation(self.norm(torch.cat(maps, dim=1)))
-
-
-class InferenceEESP(nn.Module):
-    """An EESP unit at inference: reduce, branches and expand, what is linear folded into them."""
-
-    def __init__(self, unit: EESP) -> None:
-        super().__init__()
-        first: Any = unit.reduce_layers
-        last: Any = unit.expand_layers
-        reduce_norm, *activation = first
-        scale, shift = _affine(reduce_norm)
-        self.reduce = FoldedConv(unit.reduce_weight * scale, shift, groups=unit.groups)
-        self.reduce_activation = nn.Sequential(*activation)
-        self.branches = Branches(unit)
+        norm, *activation = middle
+        self.branch_layers = nn.Sequential(ScaleShift(*_affine(norm)), *activation)
         # Where the sizes do not divide evenly, the unit expands to more channels than it keeps.
         self.out_channels, extra = unit.out_channels, len(unit.expand_weight) - unit.out_channels
         scale, shift = _affine(last[0])
@@ -191,7 +167,11 @@ class InferenceEESP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the unit to (N, M, H, W)."""
-        y = self.reduce_activation(self.reduce(x))
-        z = self.expand(self.branches(y))[:, : self.out_channels]
+        y = self.reduce(x)
+        maps: list[Tensor] = []
+        for branch in self.branches:
+            made = branch(y)
+            maps.append(made.add_(maps[-1]) if self.fusion and maps else made)  # running sums, in place
+        z = self.expand(self.branch_layers(torch.cat(maps, dim=1)))[:, : self.out_channels]
         z = z.add_(x) if self.residual else z
         return z if self.activation is None else self.activation(z)

@@ -1,4 +1,4 @@
-"""The 2-D layers of which the ESPNetv2 networks are made, beside the EESP units of the core."""
+"""The 2-D layers of which the authors' published ESPNetv2 networks are made, beside the EESP units of the core."""
 
 import math
 from collections.abc import Sequence
@@ -58,9 +58,6 @@ class EfficientPyramid(nn.Module):
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
-
-    Source:
-        The authors' published segmentation and detection networks.
     """
 
     def __init__(
@@ -74,8 +71,7 @@ class EfficientPyramid(nn.Module):
         **place: Any,
     ) -> None:
         super().__init__()
-        self.scales = tuple(scales)
-        count = len(self.scales)
+        self.scales, count = tuple(scales), len(scales)
         self.project = ConvNormAct(in_channels, width, 1, **place)
         self.branches = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False, **place) for _ in self.scales
@@ -113,9 +109,6 @@ class EfficientPointwise(nn.Module):
 
     Shape:
         input (N, in_channels, H, W), output (N, out_channels, H, W).
-
-    Source:
-        The authors' published segmentation networks.
     """
 
     def __init__(self, in_channels: int, out_channels: int, **place: Any) -> None:

@@ -27,25 +27,16 @@ class Network(nn.Module):
 
     Args:
         options: What the backbone is made with, see :class:`vision.ESPNetv2`; depth and levels are those of the class.
-
-    Attributes:
-        depth: How many levels the backbones of this class have.
-        image_levels: The levels that are fed the image.
-        num_classes: How many classes the head tells apart.
-        name: The model's name, where the registry made it.
-        weights_record: The record of the published weights that were loaded last, if any.
-        dataset: What the classes are called, if they are those of a known dataset.
-        preprocessing: From a picture to the model's input, where the registry made the model.
     """
 
     depth: ClassVar[int] = LEVELS
-    image_levels: ClassVar[tuple[int, ...]] = (2, 3, 4)
+    image_levels: ClassVar[tuple[int, ...]] = (2, 3, 4)  # the levels that are fed the image
 
     num_classes: int
     reset_classifier: Callable[[int], None]
-    name: str | None = None
-    weights_record: Any = None
-    dataset: Dataset | None = None
+    name: str | None = None  # like preprocessing, where the registry made the model
+    weights_record: Any = None  # the record of the published weights that were loaded last
+    dataset: Dataset | None = None  # what the classes are called, if they are those of a known dataset
     preprocessing: Preprocessing | None = None
 
     def __init__(self, **options: Any) -> None:

@@ -1,65 +1,39 @@
 """The numbers of ESPNetv2 (arXiv 1811.11431, CVPR 2019) that need no training, beside what our models count.
 
 The paper's rule: every parameter is counted, also those that are held and never used; FLOPs are multiply-adds of the
-convolutions, without the linear classifier. A function for each table gives its rows.
+convolutions, without the linear classifier.
 """
 
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from eru.complexity import stages
-from eru.eesp import EESP
+from eru.eesp import EESP, Convolution
 from eru.sizes import receptive_field_limit
-from vision.backbone import WIDTHS, channels
 from vision.detection import Detector
 from vision.registry import create_model
-from vision.weights import model_name
 
-Verdict = Literal["equal", "differs"]
 UNITS = {"": 1, "M": 10**6, "B": 10**9, "x": 1}
-
-# Millions of parameters and of FLOPs, by width; the last is the largest network of Fig. 3c.
-_TABLE_2 = ("1.24 28", "1.67 86", "1.97 123", "2.31 169", "3.03 224", "3.49 284", "5.9 602")
-# What the authors' model tables print of s = 2.0: the model, how many classes its FLOPs include (see model_tables),
-# the unit of these, millions of parameters, and FLOPs by height and width of the image.
-_MODEL_TABLES = (
-    ("PASCAL VOC", "seg_voc", 21, "M", "0.79", {(256, 256): "337.58", (384, 384): "759.52"}),
-    ("Cityscapes", "seg_city", 20, "M", "0.79", {(256, 512): "674.78", (512, 1024): "2699.05"}),
-    ("SSD, PASCAL VOC", "ssd_voc", 0, "B", "4.75", {(300, 300): "0.9", (512, 512): "2.5"}),
-    ("SSD, MS COCO", "ssd_coco", 0, "B", "5.81", {(300, 300): "1.1", (512, 512): "3.2"}),
-)
-_CUT_OFF = "the paper rounds most figures, but cuts this one off"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the paper and ours.
-
-    Attributes:
-        printed: The paper's figure in ``unit``, with the digits that it prints.
-        ours: Our count, exact, in ones.
-        unit: A key of ``UNITS``.
-        note: Why the two differ, or what else there is to know.
-
-    Example:
-        >>> Row("Table 2", "s = 2.0, parameters", "3.49", 3_498_136, "M").verdict
-        'equal'
-    """
+    """One number of the paper and ours."""
 
     table: str
     quantity: str
-    printed: str
-    ours: float
-    unit: str = ""
-    note: str = ""
+    printed: str  # the paper's figure in ``unit``, with the digits that it prints
+    ours: float  # our count, exact, in ones
+    unit: str = ""  # a key of ``UNITS``
+    note: str = ""  # why the two differ, or what else there is to know
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Literal["equal", "differs"]:
         """Whether ours, rounded or cut off to the printed digits, is the printed figure (the paper does both)."""
         printed, ours = Decimal(self.printed), Decimal(self.ours) / UNITS[self.unit]
         shortened = {ours.quantize(printed, rounding) for rounding in (ROUND_HALF_UP, ROUND_DOWN)}
@@ -72,12 +46,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of the convolutions for one colour image; a linear classifier is not counted.
-
-    Example:
-        >>> multiply_adds(nn.Conv2d(3, 8, 3, stride=2, padding=1), 32, 48)
-        82944
-    """
+    """Multiply-adds of the convolutions for one colour image; a linear classifier is not counted."""
     method = "raw" if isinstance(model, Detector) else "forward"
     found = stages(model, [(1, 3, height, width)], depth=1, method=method)
     return sum(stage.multiply_adds for stage in found if stage.name != "classifier")
@@ -88,14 +57,6 @@ def counts(name: str, height: int, width: int, **options: Any) -> tuple[int, int
     """Parameters and multiply-adds of the model of that name, for an image of that size."""
     model = create_model(name, device="meta", **options)
     return parameters(model), multiply_adds(model, height, width)
-
-
-def _flops(
-    title: str, label: str, printed: str, unit: str, name: str, height: int, width: int, note: str = "", **options: Any
-) -> Row:
-    """Compare the printed multiply-adds of a model with ours."""
-    _, work = counts(name, height, width, **options)
-    return Row(title, f"{label}, FLOPs", printed, work, unit, note)
 
 
 def reach(convolution: nn.Module, in_channels: int) -> int:
@@ -153,85 +114,74 @@ def section_3() -> list[Row]:
     ]
 
 
-def table_2() -> list[Row]:
-    """The classifiers, and the largest one, of Fig. 3c."""
-    title = "Table 2 and Fig. 3c: classifiers, images of 224x224"
+class Printed(NamedTuple):
+    """What a table prints of the model ``espnetv2_...``: FLOPs by height and width, and parameters if any."""
+
+    label: str
+    name: str
+    flops: dict[tuple[int, int], str]
+    parameters: str = ""
+    convolution: Convolution = "depthwise-dilated"
+    shortcut: bool = True
+    biases: int = 0  # of a segmenter's last convolution, each counted as half a multiply-add
+
+
+_MODELS = {
+    "Table 2 and Fig. 3c: classifiers, images of 224x224": (
+        Printed("s = 0.5, channels 16-32-64-128-256-1024", "050", {(224, 224): "28 M"}, "1.24 M"),
+        Printed("s = 1.0, channels 32-64-128-256-512-1024", "100", {(224, 224): "86 M"}, "1.67 M"),
+        Printed("s = 1.25, channels 32-80-160-320-640-1024", "125", {(224, 224): "123 M"}, "1.97 M"),
+        Printed("s = 1.5, channels 32-96-192-384-768-1024", "150", {(224, 224): "169 M"}, "2.31 M"),
+        Printed("s = 1.75, channels 32-112-224-448-896-1280", "175", {(224, 224): "224 M"}, "3.03 M"),
+        Printed("s = 2.0, channels 32-128-256-512-1024-1280", "200", {(224, 224): "284 M"}, "3.49 M"),
+        Printed("Fig. 3c, s = 3.0, channels 32-192-384-768-1536-1280", "300", {(224, 224): "602 M"}, "5.9 M"),
+    ),
+    "Fig. 7: segmenters, s = 2.0": (
+        Printed("PASCAL VOC", "200_seg_voc", {(384, 384): "0.76 B"}),
+        Printed("Cityscapes", "200_seg_city", {(512, 1024): "2.7 B"}),
+    ),
+    "Table 3: SSD on s = 2.0": (
+        Printed("PASCAL VOC", "200_ssd_voc", {(256, 256): "0.6 B", (384, 384): "1.4 B", (512, 512): "2.5 B"}),
+        Printed("MS COCO", "200_ssd_coco", {(256, 256): "0.7 B", (384, 384): "1.6 B", (512, 512): "2.8 B"}),
+    ),
+    "Table 5: convolutions of the units, s = 1.25, images of 224x224": (
+        Printed("dilated, d -> d", "125", {(224, 224): "478 M"}, convolution="dilated"),
+        Printed("depth-wise, not dilated", "125", {(224, 224): "123 M"}, convolution="depthwise"),
+        Printed("depth-wise dilated", "125", {(224, 224): "123 M"}),
+    ),
+    # Of Table 6 the shortcut (LRSC) alone: running sums (HFF) have no parameters and no multiply-adds.
+    "Table 6: shortcuts to the image (LRSC), s = 1.0, images of 224x224": (
+        Printed("R1 and R2, without", "100", {(224, 224): "84 M"}, "1.66 M", shortcut=False),
+        Printed("R3 to R5, with", "100", {(224, 224): "86 M"}, "1.67 M"),
+    ),
+    "Not the paper, but the authors' model tables: s = 2.0, segmenters (FLOPs + classes H W / 8) and detectors": (
+        Printed("PASCAL VOC", "200_seg_voc", {(256, 256): "337.58 M", (384, 384): "759.52 M"}, "0.79 M", biases=21),
+        Printed("Cityscapes", "200_seg_city", {(256, 512): "674.78 M", (512, 1024): "2699.05 M"}, "0.79 M", biases=20),
+        Printed("SSD, PASCAL VOC", "200_ssd_voc", {(300, 300): "0.9 B", (512, 512): "2.5 B"}, "4.75 M"),
+        Printed("SSD, MS COCO", "200_ssd_coco", {(300, 300): "1.1 B", (512, 512): "3.2 B"}, "5.81 M"),
+    ),
+}
+_COCO = "could not be reproduced; the authors' model table gives 1.1 B at 300x300 and 3.2 B at 512x512, as we count"
+_NOTES = {  # by the printed figure
+    **dict.fromkeys(("3.49 M", "284 M", "602 M"), "the paper rounds most figures, but cuts this one off"),
+    **dict.fromkeys(("0.7 B", "1.6 B", "2.8 B"), _COCO),
+    "478 M": "could not be reproduced; s = 1.0 would cost 482.1 M",
+}
+
+
+def models() -> list[Row]:
+    """What is printed of the models of this package, beside what they count."""
     rows = []
-    for width, printed in zip(WIDTHS, _TABLE_2, strict=True):
-        size, cost = printed.split()
-        weights, work = counts(model_name(width), 224, 224)
-        label = f"{'Fig. 3c, ' if width == 3 else ''}s = {width}, channels {'-'.join(map(str, channels(width)))}"
-        rows.append(Row(title, f"{label}, parameters", size, weights, "M", _CUT_OFF if width == 2 else ""))
-        rows.append(Row(title, f"s = {width}, FLOPs", cost, work, "M", _CUT_OFF if width >= 2 else ""))
-    return rows
-
-
-def figure_7() -> list[Row]:
-    """The segmenters of the figure: s = 2.0."""
-    title = "Fig. 7: segmenters, s = 2.0"
-    return [
-        _flops(title, "PASCAL VOC, 384x384", "0.76", "B", "espnetv2_200_seg_voc", 384, 384),
-        _flops(title, "Cityscapes, 512x1024", "2.7", "B", "espnetv2_200_seg_city", 512, 1024),
-    ]
-
-
-def table_3() -> list[Row]:
-    """The detectors."""
-    reason = (
-        "could not be reproduced; "
-        "the authors' model table, below, gives 1.1 B at 300x300 and 3.2 B at 512x512, as we count"
-    )
-    cases = [
-        ("PASCAL VOC", "espnetv2_200_ssd_voc", {256: "0.6", 384: "1.4", 512: "2.5"}, ""),
-        ("MS COCO", "espnetv2_200_ssd_coco", {256: "0.7", 384: "1.6", 512: "2.8"}, reason),
-    ]
-    return [
-        _flops("Table 3: SSD on s = 2.0", f"{label} {side}x{side}", printed, "B", name, side, side, note)
-        for label, name, sizes, note in cases
-        for side, printed in sizes.items()
-    ]
-
-
-def table_5() -> list[Row]:
-    """Kinds of convolution in the units. The two whose multiply-adds are those of s = 1.25 say which network it is."""
-    title = "Table 5: convolutions of the units, s = 1.25, images of 224x224"
-    _, narrower = counts("espnetv2_100", 224, 224, convolution="dilated")
-    reason = f"could not be reproduced; s = 1.0 would cost {narrower / UNITS['M']:.1f} M"
-    cases = [
-        ("dilated, d -> d", "dilated", "478", reason),
-        ("depth-wise, not dilated", "depthwise", "123", ""),
-        ("depth-wise dilated", "depthwise-dilated", "123", ""),
-    ]
-    return [
-        _flops(title, label, printed, "M", "espnetv2_125", 224, 224, note, convolution=kind)
-        for label, kind, printed, note in cases
-    ]
-
-
-def table_6() -> list[Row]:
-    """The long-range shortcut to the image (LRSC); running sums (HFF) have no parameters and no multiply-adds."""
-    title = "Table 6: shortcuts to the image (LRSC), s = 1.0, images of 224x224"
-    rows = []
-    cases = [("R1 and R2, without", False, ("1.66", "84")), ("R3 to R5, with", True, ("1.67", "86"))]
-    for label, shortcut, (size, cost) in cases:
-        weights, work = counts("espnetv2_100", 224, 224, shortcut=shortcut)
-        rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
-        rows.append(Row(title, f"{label}, FLOPs", cost, work, "M"))
-    return rows
-
-
-def model_tables() -> list[Row]:
-    """What the authors' repository prints of the models that Fig. 7 and Table 3 show; it is not in the paper.
-
-    Its FLOPs of a segmenter hold half a multiply-add for each bias of the last convolution: classes H W / 8.
-    """
-    title = "Not the paper, but the authors' model tables: s = 2.0, segmenters (FLOPs + classes H W / 8) and detectors"
-    rows = []
-    for label, kind, classes, unit, size, costs in _MODEL_TABLES:
-        weights = 0
-        for (height, width), printed in costs.items():
-            weights, work = counts(f"espnetv2_200_{kind}", height, width)
-            work += classes * height * width // 8
-            rows.append(Row(title, f"{label} {height}x{width}, FLOPs", printed, work, unit))
-        rows.append(Row(title, f"{label}, parameters", size, weights, "M"))
+    for title, table in _MODELS.items():
+        for model in table:
+            found = {}
+            for (height, width), flops in model.flops.items():
+                options = {"convolution": model.convolution, "shortcut": model.shortcut}
+                weights, work = counts(f"espnetv2_{model.name}", height, width, **options)
+                found["parameters"] = model.parameters, weights
+                found[f"FLOPs at {height}x{width}"] = flops, work + model.biases * height * width // 8
+            for quantity, (figure, ours) in found.items():
+                if figure:
+                    printed, unit = figure.split()
+                    rows.append(Row(title, f"{model.label}, {quantity}", printed, ours, unit, _NOTES.get(figure, "")))
     return rows

@@ -16,11 +16,7 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def require_pillow() -> None:
-    """Say where Pillow comes from, if it is not installed.
-
-    Raises:
-        ValueError: Pillow is not installed.
-    """
+    """Raise ``ValueError``, which says where Pillow comes from, if it is not installed."""
     if find_spec("PIL") is None:
         raise ValueError("pictures need Pillow, which is not installed: it comes with eru's extra 'vision'")
 
@@ -34,11 +30,6 @@ def open_picture(path: str | Path) -> "Image":
     Raises:
         ValueError: The file is not there, is not a picture, is damaged, has more pixels than Pillow's limit against
             decompression bombs, or has pixels whose range is not known; the message names it. Or Pillow is missing.
-
-    Example:
-        >>> open_picture("nowhere.png")
-        Traceback (most recent call last):
-        ValueError: nowhere.png: no such file
     """
     require_pillow()
     path = Path(path)
@@ -57,13 +48,7 @@ def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """The files that are meant: files as they are given, folders replaced by the pictures in them, each once.
 
     Of a folder, the files whose name ends as a picture's are taken, sorted by name; its sub-folders are not entered.
-
-    Raises:
-        ValueError: A folder without pictures.
-
-    Example:
-        >>> list_pictures(["b.png", "a.png", "b.png"]) == [Path("b.png"), Path("a.png")]
-        True
+    A folder without pictures is refused.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -113,24 +98,17 @@ def _read(path: Path) -> "Image":
 def _to_rgb(picture: "Image") -> "Image":
     from PIL import Image
 
-    if picture.mode.startswith("I"):
-        picture = _from_integers(picture)
+    if picture.mode.startswith("I"):  # greyscale of 16 bits, which some formats and versions of Pillow hold in 32
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its pixels range from {values.min()} to {values.max()}: must be within 0..65535")
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is not known: convert it to 8 or 16 bits")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-
-
-def _from_integers(picture: "Image") -> "Image":
-    """Greyscale of 16 bits, which some formats and versions of Pillow hold in 32."""
-    from PIL import Image
-
-    values = np.asarray(picture).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"its pixels range from {values.min()} to {values.max()}: must be within 0..65535")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def _reason(path: Path, error: Exception) -> str:

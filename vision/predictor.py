@@ -1,4 +1,4 @@
-"""The Predictor: it turns a picture into the model's answer about it."""
+"""From a picture to the model's answer about it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -106,39 +106,34 @@ class Predictor:
             dataset, decided = self.dataset, logits.argmax(dim=0)
         # Each pixel's class is decided in the network's size; the mask then grows to the picture's without mixing any.
         small = decided.cpu().numpy().astype(np.uint8 if len(dataset.categories) <= 256 else np.int32)
-        mask = np.array(Image.fromarray(small).resize((picture.width, picture.height), Image.Resampling.NEAREST))
+        mask = np.array(Image.fromarray(small).resize(picture.size, Image.Resampling.NEAREST))
         # Pixels are counted row by row, since counting turns what it is given into 64-bit integers.
         counts = np.sum([np.bincount(row, minlength=len(dataset.categories)) for row in mask], axis=0)
-        pixels = picture.width * picture.height
-        order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-        shares = {dataset.categories[i]: 100 * int(counts[i]) / pixels for i in order}
+        order = np.argsort(-counts, kind="stable")
+        shares = {dataset.categories[i]: 100 * int(counts[i]) / mask.size for i in order if counts[i]}
         return Segmentation(picture, mask, shares, dataset)
 
     def _detect(self, detections: dict[str, Tensor], picture: "Image") -> Detections:
         keep = detections["scores"] >= self._threshold(0.3)
         boxes, labels, scores = (detections[name][keep].cpu() for name in ("boxes", "labels", "scores"))
-        if len(labels) and int(labels.max()) >= len(self.dataset.categories):
-            wanted = len(self.dataset.categories)
-            raise ValueError(f"dataset {self.dataset.title} has {wanted} categories, the model found {labels.max()}")
+        if len(labels) and labels.max() >= len(self.dataset.categories):
+            raise self._misfit(f"found {labels.max()}")
         # Boxes are in pixels of the network's input; double precision puts them exactly on the picture's edges.
-        input_height, input_width = self.preprocessing.size
-        across, down = picture.width / input_width, picture.height / input_height
-        boxes = boxes.double() * torch.tensor([across, down, across, down], dtype=torch.float64)
-        limit = torch.tensor([picture.width, picture.height] * 2)
-        return Detections(
-            picture,
-            tuple(map(tuple, boxes.clamp(min=0).minimum(limit).tolist())),
-            tuple(self.dataset.categories[i] for i in labels.tolist()),
-            tuple(scores.tolist()),
-            self.dataset,
-        )
+        limit = torch.tensor(picture.size * 2, dtype=torch.float64)  # width, height, width, height
+        boxes = boxes.double() * (limit / torch.tensor(self.preprocessing.size[::-1] * 2))
+        corners = tuple(map(tuple, boxes.clamp(min=0).minimum(limit).tolist()))
+        names = tuple(self.dataset.categories[i] for i in labels.tolist())
+        return Detections(picture, corners, names, tuple(scores.tolist()), self.dataset)
 
     def _check(self, logits: Tensor) -> None:
         if len(logits) != len(self.dataset.categories):
-            wanted = len(self.dataset.categories)
-            raise ValueError(f"dataset {self.dataset.title} has {wanted} categories, the model {len(logits)} outputs")
+            raise self._misfit(f"{len(logits)} outputs")
         if not logits.isfinite().all():
             raise ArithmeticError("the model's outputs are not finite: are its weights damaged?")
+
+    def _misfit(self, found: str) -> ValueError:
+        wanted = len(self.dataset.categories)
+        return ValueError(f"dataset {self.dataset.title} has {wanted} categories, the model {found}")
 
     def _threshold(self, usual: float) -> float:
         return usual if self.threshold is None else self.threshold
@@ -154,10 +149,7 @@ def load_predictor(
     top_k: int = 5,
     threshold: float | None = None,
 ) -> Predictor:
-    """A predictor for a model of the registry.
-
-    ``load_predictor("espnetv2_200_seg_voc")("photo.jpg").save("overlay.png")`` finds what is in a photograph, with the
-    published weights, and draws it.
+    """A predictor for a model of the registry, by default with its published weights.
 
     Args:
         name: The model's name, see :func:`vision.list_models`.

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MOST_PIXELS = 2**26  # a mistyped size would otherwise end in the system's refusal of the memory
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Preprocessing:
         crop: None resizes the whole picture to exactly ``size``, whatever its shape. A number in (0, 1] keeps its
             shape: the picture is resized to cover ``size / crop`` (for a square, the short side becomes
             ``round(size / crop)``), and the centre is cut out.
-        mean: What is subtracted from red, green and blue.
-        std: By what they are divided.
+        mean: What is subtracted from red, green and blue, by default their mean in ImageNet.
+        std: By what they are divided, by default their standard deviation there.
 
     Raises:
         ValueError: A side below 1, too many pixels, or a crop outside of (0, 1].
@@ -38,8 +36,8 @@ class Preprocessing:
 
     size: tuple[int, int]
     crop: float | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:

@@ -1,12 +1,10 @@
-"""Files of weights: found, verified, read without unpickling anything, and loaded strictly.
-
-The authors' files are known by their git blob ids; what is verified is what is read.
-"""
+"""Files of weights: found, verified by git blob id, read without unpickling anything, and loaded strictly."""
 
 import difflib
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import warnings
@@ -28,21 +26,12 @@ _SIZE_LIMIT = 64 << 20  # bytes; the largest file has about 24 MB
 
 
 def blob_id(content: bytes) -> str:
-    """Git's id of a file's content.
-
-    Example:
-        >>> blob_id(b"")
-        'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
-    """
+    """Git's id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def fetch(weights: Weights) -> Path:
-    """The published file in the cache, downloaded where it is missing or altered; only verified content is kept.
-
-    Raises:
-        ValueError: The file cannot be downloaded, or is not the published one.
-    """
+    """The published file in the cache, downloaded where it is missing or altered; only verified content is kept."""
     path = cache_dir() / "weights" / weights.file_name
     if path.is_file() and blob_id(path.read_bytes()) == weights.blob:
         return path
@@ -71,16 +60,13 @@ class WeightsFile:
 
     @classmethod
     def find(cls, weights: Weights | str | Path) -> "WeightsFile":
-        """Find and read the file that a record, its name or a path means.
-
-        Raises:
-            ValueError: There is no such record or file, the download failed, or the file was altered since.
-        """
+        """Find, verify and read the file that a record, its name or a path means."""
         if not isinstance(weights, Weights | str | Path):
             raise TypeError(f"weights={weights!r}: must be a record of published weights, a name or a path")
         record = weights if isinstance(weights, Weights) else WEIGHTS.get(str(weights))
         path = Path(str(weights)).expanduser() if record is None else fetch(record)
-        if record is None and not _is_file(path):
+        # Path.is_file raises where no file can have such a name.
+        if record is None and not os.path.isfile(path):  # noqa: PTH113
             close = difflib.get_close_matches(str(weights), WEIGHTS, n=3) or ["espnetv2_100.imagenet_224"]
             raise ValueError(
                 f"weights={_line(str(weights))!r}: no such file, nor the name of published weights, such as "
@@ -93,11 +79,7 @@ class WeightsFile:
         return cls(path, content, next((known for known in WEIGHTS.values() if known.blob == blob), record))
 
     def state(self) -> dict[str, Tensor]:
-        """The state dict, in this library's names.
-
-        Raises:
-            ValueError: The file is no state dict, is broken, or holds more than tensors.
-        """
+        """The state dict, in this library's names; a file that holds none, or more than tensors, is refused."""
         try:
             return _parse(self.content, safe=self.path.suffix == ".safetensors")
         except pickle.UnpicklingError as error:
@@ -110,7 +92,9 @@ class WeightsFile:
             raise ValueError(f"{self.path}: not a checkpoint, or a broken one ({reason})") from error
 
     def architecture(self) -> dict[str, Any]:
-        """What :func:`save_weights` wrote about the model: its name and the constructor's arguments; else nothing."""
+        """What the file knows about its model: its name, and in our own files the constructor's arguments."""
+        if self.record is not None:
+            return {"name": self.record.model}
         if self.path.suffix != ".safetensors":
             return {}
         try:
@@ -119,13 +103,6 @@ class WeightsFile:
             return dict(json.loads(header["__metadata__"][_ARCHITECTURE]))
         except (ValueError, KeyError, TypeError):
             return {}
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _line(text: str) -> str:
@@ -179,13 +156,11 @@ def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) 
 
 
 def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], file: WeightsFile) -> None:
-    missing = [name for name in own if name not in state]
-    unknown = [name for name in state if name not in own]
-    faults = [
-        f"{len(names)} {what}, such as {names[0]}"
-        for names, what in ((missing, "entries are missing"), (unknown, "entries are unknown"))
-        if names
-    ]
+    faults = []
+    if missing := [name for name in own if name not in state]:
+        faults.append(f"{len(missing)} entries are missing, such as {missing[0]}")
+    if unknown := [name for name in state if name not in own]:
+        faults.append(f"{len(unknown)} entries are unknown, such as {unknown[0]}")
     if other := [name for name in own if name in state and own[name].shape != state[name].shape]:
         has, wanted = tuple(state[other[0]].shape), tuple(own[other[0]].shape)
         faults.append(f"{len(other)} entries have other shapes, such as {other[0]} {has} where the model has {wanted}")

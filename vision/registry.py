@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,14 @@ import torch
 
 from vision.backbone import WIDTHS, ESPNetv2, resolve_indices
 from vision.classification import Classifier
-from vision.datasets import CITYSCAPES, COCO, IMAGENET, VOC, Dataset
 from vision.detection import Detector
 from vision.network import Network, option_names
-from vision.preprocessing import Preprocessing
 from vision.pretrained import WeightsFile, load_weights
 from vision.segmentation import Segmenter
-from vision.weights import WEIGHTS, Weights, list_weights, model_name
+from vision.weights import KINDS, WEIGHTS, Weights, list_weights, model_name
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What the models of one kind share, whatever their width.
-
-    Attributes:
-        network: Their class.
-        dataset: What their classes are, unless another number of classes is asked for.
-        preprocessing: What they see of a picture, unless their weights are known to have seen something else.
-    """
-
-    network: type[Network]
-    dataset: Dataset
-    preprocessing: Preprocessing
-
-
-_KINDS = {
-    "": Kind(Classifier, IMAGENET, Preprocessing((224, 224), crop=0.875)),
-    "_seg_voc": Kind(Segmenter, VOC, Preprocessing((384, 384))),
-    "_seg_city": Kind(Segmenter, CITYSCAPES, Preprocessing((512, 1024))),
-    "_ssd_voc": Kind(Detector, VOC, Preprocessing((300, 300))),
-    "_ssd_coco": Kind(Detector, COCO, Preprocessing((300, 300))),
-}
-_MODELS = {model_name(width, suffix): (width, kind) for width in WIDTHS for suffix, kind in _KINDS.items()}
+_NETWORKS: dict[str, type[Network]] = {"classification": Classifier, "segmentation": Segmenter, "detection": Detector}
+_MODELS = {model_name(width, suffix): (width, kind) for width in WIDTHS for suffix, kind in KINDS.items()}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -107,23 +83,31 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ValueError(f"out_indices={tuple(out_indices)}: needs features_only=True")
     width, kind = _MODELS[name]
-    place = {"device": device, "dtype": dtype}
+    network, place = _NETWORKS[kind.task], {"device": device, "dtype": dtype}
     file, backbone_file = _find(name, weights), _find(model_name(width), weights_backbone)
     if features_only:
-        return _build_backbone(name, kind, {"width": width, **options}, out_indices, file or backbone_file, place)
+        depth = network.depth
+        indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
+        # No deeper than its maps need.
+        levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": network.image_levels}
+        backbone = _build(name, ESPNetv2, {"width": width, **options}, **levels, **place)
+        if file := file or backbone_file:
+            backbone.weights_record = load_weights(backbone, file)
+        return backbone
 
-    record = None if file is None else file.record
-    saved = {} if file is None else _saved_options(name, file)
+    record, saved = (None, {}) if file is None else (file.record, file.architecture())
+    if file is not None and (other := saved.pop("name", name)) != name:
+        raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
     own = len(kind.dataset.categories)
     held = saved.pop("num_classes", own)
     classes = held if num_classes is None else num_classes
     # A published file has its dataset's classes: where others are wanted, the last layer is replaced after loading.
     built = classes if record is None else own
     preprocessing = kind.preprocessing if record is None else record.preprocessing
-    if kind.network is Detector:
+    if network is Detector:
         saved.setdefault("size", preprocessing.size)  # a detector resizes the images of a list itself
     options = {"width": width, **saved, **options}
-    model = _build(name, kind.network, options, num_classes=built, **place)
+    model = _build(name, network, options, num_classes=built, **place)
     model.name = name
     if file is not None:
         model.weights_record = load_weights(model, file)
@@ -143,36 +127,6 @@ def _build(name: str, build: Callable[..., Any], options: Mapping[str, Any], **d
         if option not in known:
             raise ValueError(f"{option}={value!r}: {name} has no such option here; it has {', '.join(known)}")
     return build(**options, **decided)
-
-
-def _build_backbone(
-    name: str,
-    kind: Kind,
-    options: Mapping[str, Any],
-    out_indices: Sequence[int] | None,
-    file: WeightsFile | None,
-    place: Mapping[str, Any],
-) -> ESPNetv2:
-    """The backbone of a kind of models, no deeper than its maps need."""
-    depth, image_levels = kind.network.depth, kind.network.image_levels
-    indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
-    levels = {"depth": 1 + max(indices), "out_indices": indices, "image_levels": image_levels}
-    backbone = _build(name, ESPNetv2, options, **levels, **place)
-    if file is not None:
-        backbone.weights_record = load_weights(backbone, file)
-    return backbone
-
-
-def _saved_options(name: str, file: WeightsFile) -> dict[str, Any]:
-    """What a file knows about its model: the options, and the number of classes.
-
-    Raises:
-        ValueError: It is another model's file.
-    """
-    saved = file.architecture() if file.record is None else {"name": file.record.model}
-    if (other := saved.pop("name", name)) != name:
-        raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
-    return saved
 
 
 def _find(name: str, weights: Weights | str | Path | None) -> WeightsFile | None:

@@ -6,7 +6,8 @@ the authors' state dicts to them.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,35 +50,40 @@ class Weights:
 
 
 def model_name(width: float, suffix: str = "") -> str:
-    """Name in the registry of the model of a width.
-
-    Example:
-        >>> model_name(0.5), model_name(2.0, "_seg_voc")
-        ('espnetv2_050', 'espnetv2_200_seg_voc')
-    """
+    """Name in the registry of the model of a width, such as ``espnetv2_050`` or ``espnetv2_200_seg_voc``."""
     return f"espnetv2_{round(100 * width):03d}{suffix}"
 
 
-# Of each kind of files: the folder and the data set in the authors' names, the classes, and what its metrics are.
-_KINDS = {
-    "": ("classification", "imagenet", IMAGENET, ("top-1", "top-5")),
-    "_seg_voc": ("segmentation", "pascal", VOC, ("mIoU (val)", "mIoU (test)")),
-    "_seg_city": ("segmentation", "city", CITYSCAPES, ("mIoU (val)", "mIoU (test)")),
-    "_ssd_voc": ("detection", "pascal", VOC, ("mAP (VOC 2007)",)),
-    "_ssd_coco": ("detection", "coco", COCO, ("mAP@[.50:.95]",)),
+class Kind(NamedTuple):
+    """What the models of one kind share, whatever their width."""
+
+    task: str  # what they do, which is the name of a folder in the authors' repository
+    data: str  # the authors' name of the dataset
+    dataset: Dataset  # what their classes are, unless another number of classes is asked for
+    preprocessing: (
+        Preprocessing  # what they see of a picture, unless their weights are known to have seen another size
+    )
+    metrics: tuple[str, ...]  # what the published files' metrics are
+
+
+KINDS = {
+    "": Kind("classification", "imagenet", IMAGENET, Preprocessing((224, 224), crop=0.875), ("top-1", "top-5")),
+    "_seg_voc": Kind("segmentation", "pascal", VOC, Preprocessing((384, 384)), ("mIoU (val)", "mIoU (test)")),
+    "_seg_city": Kind("segmentation", "city", CITYSCAPES, Preprocessing((512, 1024)), ("mIoU (val)", "mIoU (test)")),
+    "_ssd_voc": Kind("detection", "pascal", VOC, Preprocessing((300, 300)), ("mAP (VOC 2007)",)),
+    "_ssd_coco": Kind("detection", "coco", COCO, Preprocessing((300, 300)), ("mAP@[.50:.95]",)),
 }
 
 
-def _weights(kind: str, width: float, height: int, across: int, blob: str, *metrics: float) -> Weights:
+def _weights(suffix: str, width: float, height: int, across: int, blob: str, *metrics: float) -> Weights:
     """Describe the file of a model trained on images ``height`` x ``across``; its last metrics may be unknown."""
-    task, data, dataset, metric_names = _KINDS[kind]
-    model = model_name(width, kind)
-    tag = "imagenet_224" if kind == "" else f"{height}x{across}"
+    kind, model = KINDS[suffix], model_name(width, suffix)
+    tag = f"{height}x{across}" if suffix else "imagenet_224"
     # The authors name the width of the images before their height.
-    url = f"{_SOURCE}/{task}/model_zoo/espnetv2/espnetv2_s_{width}_{data}_{across}x{height}.pth"
-    preprocessing = Preprocessing((height, across), crop=0.875 if kind == "" else None)
-    known = dict(zip(metric_names[: len(metrics)], metrics, strict=True))
-    return Weights(f"{model}.{tag}", model, url, blob, dataset, preprocessing, known)
+    url = f"{_SOURCE}/{kind.task}/model_zoo/espnetv2/espnetv2_s_{width}_{kind.data}_{across}x{height}.pth"
+    preprocessing = replace(kind.preprocessing, size=(height, across))
+    known = dict(zip(kind.metrics[: len(metrics)], metrics, strict=True))
+    return Weights(f"{model}.{tag}", model, url, blob, kind.dataset, preprocessing, known)
 
 
 # The first file listed of a model is its default. The metrics are those in the README tables of the
@@ -129,10 +135,8 @@ _UNIT = ("conv", "bn", "act")  # the authors' names for the parts of a unit, whi
 # EESP unit keeps its branches in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
 _MODELS = (
     (r"^base_net\.basenet\.", r"backbone."),  # of a detector
-    (r"^base_net\.level", r"backbone.level"),  # of a segmenter
-    (r"^level", r"backbone.level"),  # of a classifier
-    (r"^base_net\.extra_level6\.layer\.(\d)\.cbr\.", r"extra.0.\1."),
-    (r"^base_net\.extra_level7\.layer\.(\d)\.cbr\.", r"extra.1.\1."),
+    (r"^(base_net\.)?level", r"backbone.level"),  # of a segmenter and of a classifier
+    *((rf"^base_net\.extra_level{i + 6}\.layer\.(\d)\.cbr\.", rf"extra.{i}.\1.") for i in range(2)),
     (r"^base_net\.extra_level8\.", r"extra.2."),
     (r"^base_net\.bu_3x3_5x5\.", r"pyramids.0."),
     (r"^base_net\.bu_5x5_10x10\.", r"pyramids.1."),
