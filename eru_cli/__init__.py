@@ -13,6 +13,7 @@ from eru_cli.lm import lm_eval, lm_generate, lm_train
 from eru_cli.paper import paper
 from eru_cli.predict import predict
 from eru_cli.summary import summary
+from eru_cli.vision import vision_eval, vision_shapes, vision_train
 
 
 class _Commands(click.Group):
@@ -52,5 +53,5 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-for command in (lm_train, lm_eval, lm_generate, summary, paper, predict):
+for command in (lm_train, lm_eval, lm_generate, vision_train, vision_eval, vision_shapes, predict, summary, paper):
     main.add_command(command)

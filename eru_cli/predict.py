@@ -1,5 +1,6 @@
 """predict: what a vision model says about pictures."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -7,11 +8,12 @@ import click
 from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say
 from vision.batch import Failure, answer_files
 from vision.predictor import load_predictor
+from vision.training.run import open_run
 
 
 @click.command("predict")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
-@click.option("--model", required=True, metavar="NAME", help="The model, such as espnetv2_200_seg_voc.")
+@click.option("--model", required=True, metavar="NAME_OR_RUN", help="Such as espnetv2_200_seg_voc; or a run folder.")
 @click.option("--weights", default="DEFAULT", metavar="FILE_OR_NAME", help="DEFAULT: the model's published ones.")
 @click.option("--num-classes", type=int, help="How many classes the model has; its dataset's by default.")
 @click.option("--size", metavar="HxW", help="The size of the model's input; by default that of its training.")
@@ -35,7 +37,13 @@ def predict(
     Exit code 2 says that some picture failed; the answers about the others are given all the same.
     """
     shape = None if size is None else parse_size("--size", size)
-    predictor = load_predictor(model, weights, size=shape, device=resolve_device(device), **options)
+    options |= {"size": shape, "device": resolve_device(device)}
+    if (Path(model) / "config.json").exists():
+        if weights != "DEFAULT" or options.pop("num_classes") is not None:
+            raise ValueError(f"--model {model}: a run folder has its own weights and classes: leave the options out")
+        predictor = open_run(model).predictor(**options)
+    else:
+        predictor = load_predictor(model, weights, **options)
     results, failures, lines = [], [], []
     for outcome in answer_files(predictor, pictures, out):
         if isinstance(outcome, Failure):

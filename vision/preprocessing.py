@@ -10,6 +10,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _MOST_PIXELS = 2**26  # a mistyped size would otherwise end in the system's refusal of the memory
 
 
@@ -36,8 +38,8 @@ class Preprocessing:
 
     size: tuple[int, int]
     crop: float | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:

@@ -31,6 +31,22 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
+def network_of(name: str) -> type[Network]:
+    """The class of the models of that name.
+
+    Raises:
+        ValueError: There is no such model.
+
+    Example:
+        >>> network_of("espnetv2_050_seg_voc").__name__
+        'Segmenter'
+    """
+    if name not in _MODELS:
+        close = difflib.get_close_matches(str(name), _MODELS, n=3, cutoff=0.3)
+        raise ValueError(f"name={name!r}: no such model; did you mean {', '.join(close) or 'espnetv2_100'}?")
+    return _NETWORKS[_MODELS[name][1].task]
+
+
 def create_model(
     name: str,
     *,
@@ -73,9 +89,7 @@ def create_model(
         >>> model(torch.zeros(1, 3, 40, 56))["out"].shape
         torch.Size([1, 3, 40, 56])
     """
-    if name not in _MODELS:
-        close = difflib.get_close_matches(str(name), _MODELS, n=3, cutoff=0.3)
-        raise ValueError(f"name={name!r}: no such model; did you mean {', '.join(close) or 'espnetv2_100'}?")
+    network = network_of(name)
     if weights is not None and weights_backbone is not None:
         raise ValueError("weights and weights_backbone: name one of them")
     if features_only and num_classes is not None:
@@ -83,7 +97,7 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ValueError(f"out_indices={tuple(out_indices)}: needs features_only=True")
     width, kind = _MODELS[name]
-    network, place = _NETWORKS[kind.task], {"device": device, "dtype": dtype}
+    place = {"device": device, "dtype": dtype}
     file, backbone_file = _find(name, weights), _find(model_name(width), weights_backbone)
     if features_only:
         depth = network.depth
