@@ -125,12 +125,10 @@ class EfficientPointwise(nn.Module):
 class PublishedDown(StridedEESP):
     """A strided EESP unit in two dimensions whose state dict is that of the authors' published networks.
 
-    Their files hold parameters that no output depends on: the EESP's last activation in every such unit, and, where
-    the image is not fed, the whole shortcut. The paper's parameter counts include them. They are held here, frozen, so
-    that published files load strictly and the counts agree.
-
-    ``feed_image`` says whether the shortcut is used; the published classifiers hold one at level 5 that is not. The
-    ``options`` are further ones of :class:`eru.StridedEESP`.
+    Their files hold parameters that no output depends on: the EESP's last activation in every such unit, and, without
+    ``feed_image``, as at level 5 of the classifiers, the whole shortcut. They are held here, frozen, so that published
+    files load strictly and the parameters are as many as in the paper. The ``options`` are further ones of
+    :class:`eru.StridedEESP`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, feed_image: bool = True, **options: Any) -> None:

@@ -52,7 +52,7 @@ def fetch(weights: Weights) -> Path:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The content of a file of weights, read once, and its record if it is a published one."""
+    """A file of weights, read once, so that what is verified is what is loaded; a published one has a record."""
 
     path: Path
     content: bytes = field(repr=False)

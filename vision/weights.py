@@ -1,8 +1,4 @@
-"""The authors' published weights: a record of each file in sacmehta/EdgeNets (MIT licence), and its names in ours.
-
-The networks of this library are written from the paper and have names of their own, so a key table takes the names in
-the authors' state dicts to them.
-"""
+"""The authors' published weights: a record of each file in sacmehta/EdgeNets (MIT licence), and its names in ours."""
 
 import re
 from collections.abc import Mapping
@@ -60,9 +56,7 @@ class Kind(NamedTuple):
     task: str  # what they do, which is the name of a folder in the authors' repository
     data: str  # the authors' name of the dataset
     dataset: Dataset  # what their classes are, unless another number of classes is asked for
-    preprocessing: (
-        Preprocessing  # what they see of a picture, unless their weights are known to have seen another size
-    )
+    preprocessing: Preprocessing  # what they see of a picture, unless their weights are known to have seen another
     metrics: tuple[str, ...]  # what the published files' metrics are
 
 
@@ -131,8 +125,9 @@ def list_weights(model: str | None = None) -> list[str]:
 
 _UNIT = ("conv", "bn", "act")  # the authors' names for the parts of a unit, which are numbered here
 
-# The key table: each name is rewritten by the first rule that fits of _MODELS, then of _BACKBONE, then of _PARTS. An
-# EESP unit keeps its branches in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
+# The key table takes the authors' names to those of our networks, which are written from the paper: each name is
+# rewritten by the first rule that fits of _MODELS, then of _BACKBONE, then of _PARTS. An EESP unit keeps its branches
+# in one weight, block after block, so the published ``spp_dw.<b>`` is its block b.
 _MODELS = (
     (r"^base_net\.basenet\.", r"backbone."),  # of a detector
     (r"^(base_net\.)?level", r"backbone.level"),  # of a segmenter and of a classifier
