@@ -155,6 +155,8 @@ FORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "residual": Residual,
     "activation": Activated,
     "shared reduce": partial(EESPGates, shared_reduce=True),
+    "one branch": partial(EESPGates, shared_reduce=True, branches=1, groups=4),
+    "two branches": partial(EESPGates, shared_reduce=True, branches=2, groups=4),
     "shared reduce drawn": SharedReduceDrawn,
     "low rank": LowRank,
     "grouped linear": Grouped,

@@ -1,11 +1,14 @@
 """Which input map learns best: the Penn Treebank, models of equal size, equal in all else.
 
     python benchmarks/input_maps.py --data-dir FOLDER [--forms feature,time] [--seeds 1,2,3]
-        [--rates 2e-3,4e-3] [--groups 1,4] [--device cuda]
+        [--rates 2e-3,4e-3] [--groups 1,4] [--device cuda] [--whole]
 
 Each form with each seed, learning rate and number of recurrent groups is a run folder below --out, resumed where it
 stopped. The table, which has the name of --out, is of all that are there, so several calls may share the work. Of
 every form the hidden size is the one whose model has the nearest number of parameters to one number for all.
+
+By default the recipe's dropouts, optimiser and schedule give way to plain ones, and its length to --epochs. With
+--whole it stays as it is, and the best weights are measured exactly on the validation text and once on the test text.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from ptb import places
 from torch import nn
 
 from eru.lm.batches import Streams
+from eru.lm.evaluation import evaluate_tokens
 from eru.lm.loop import fit
 from eru.lm.model import LanguageModel, nearest_hidden_size
 from eru.lm.recipes import Recipe, make_recipe
@@ -44,7 +48,10 @@ COMMON = {
     "input_dropout": 0.3,
     "layer_dropout": 0.3,
     "output_dropout": 0.3,
-    "shared_reduce": False,  # a form says so itself
+    # A form says so itself.
+    "shared_reduce": False,
+    "branches": None,
+    "groups": None,
 }
 # About as large as the ERUs of the paper's form without groups that this comparison began with.
 PARAMETERS = {"small": 2_912_880, "paper-7m": 6_962_576}
@@ -63,8 +70,8 @@ def make_model(form: str, recipe: Recipe, vocab_size: int) -> LanguageModel:
         output_dropout=recipe.output_dropout,
     )
 
-    # The size is a multiple of four, since a grouped map has four groups, and of the recurrent groups.
-    unit = math.lcm(4, recipe.recurrent_groups)
+    # The groups of a map and the recurrent groups must divide the size, and the four groups of two branches its half.
+    unit = math.lcm(8, recipe.recurrent_groups) if form == "two branches" else math.lcm(4, recipe.recurrent_groups)
 
     def count(share: int) -> int:
         with torch.device("meta"):
@@ -77,8 +84,12 @@ def make_model(form: str, recipe: Recipe, vocab_size: int) -> LanguageModel:
     return model
 
 
-def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, precision: Any) -> dict[str, Any]:
-    """Train one form to its end; its size and its validation perplexity after every epoch."""
+def measure(
+    form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, precision: Any, whole: bool = False
+) -> dict[str, Any]:
+    """Train one form to its end; its size, and its validation perplexity after every epoch."""
+    if whole and (path / "row.json").exists():
+        return read_json(path / "row.json")  # so that the test text is read once
     tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
     splits = encode_corpus(corpus, tokenizer)
     data = {"fingerprint": corpus.fingerprint}
@@ -97,6 +108,10 @@ def measure(form: str, recipe: Recipe, corpus: Corpus, path: Path, device: str, 
         "parameters": sum(p.numel() for p in model.parameters()),
         "valid_perplexity": [round(math.exp(record["valid_loss"]), 2) for record in folder.epochs()],
     }
+    if whole:
+        model.load_state_dict(folder.load_weights(ranks.device))
+        exact = {split: evaluate_tokens(model, splits[split].ids).perplexity for split in ("valid", "test")}
+        row |= {f"exact_{split}_perplexity": round(found, 2) for split, found in exact.items()}
     write_json(path / "row.json", row)
     return row
 
@@ -115,19 +130,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/input_maps"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--whole", action="store_true", help="the recipe as it is, but for its form")
     args = parser.parse_args()
     corpus = load_corpus("ptb", args.data_dir)
-    changes = COMMON | ({} if args.batch_size is None else {"batch_size": args.batch_size})
-    rates = [float(rate) for rate in args.rates.split(",")]
+    changes = COMMON | ({} if args.batch_size is None else {"batch_size": args.batch_size}) | {"epochs": args.epochs}
+    own_rate = make_recipe(args.recipe).learning_rate
+    rates = [own_rate] if args.whole else [float(rate) for rate in args.rates.split(",")]
     seeds = [int(seed) for seed in args.seeds.split(",")]
     groups = [int(number) for number in args.groups.split(",")]
     for form, number, rate in product(args.forms.split(","), groups, rates):
         found = []
         for seed in seeds:
-            own = {"epochs": args.epochs, "seed": seed, "learning_rate": rate, "recurrent_groups": number}
-            recipe = make_recipe(args.recipe, **own, **changes)
+            own = {"seed": seed, "recurrent_groups": number}
+            own |= {} if args.whole else {"learning_rate": rate, **changes}
+            recipe = make_recipe(args.recipe, **own)
             name = f"{form.replace(' ', '-')}{f'-R{number}' if number > 1 else ''}-{rate:g}-{seed}"
-            found.append(measure(form, recipe, corpus, args.out / args.recipe / name, args.device, args.precision))
+            place = (args.out / args.recipe / name, args.device, args.precision)
+            found.append(measure(form, recipe, corpus, *place, whole=args.whole))
         last = [row["valid_perplexity"][-1] for row in found]
         print(f"{form:16s}R={number:<3d}{rate:<8g}{statistics.mean(last):8.2f}  of {len(last)} seeds: {last}")
     rows = [read_json(path) for path in sorted((args.out / args.recipe).glob("*/row.json"))]

@@ -18,9 +18,9 @@ from eru.warn import warn_once
 
 # What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
 _SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16
-# Up to here the compiled kernels are the fastest way: a dense map of H units, and so many multiply-adds row by row (of
-# more rows than units the dense map is faster, but for a handful).
-_FEW_UNITS, _FEW_PRODUCTS, _FEW_ROWS = 128, 1 << 21, 8
+# Up to here the compiled kernels are fastest: units of a dense map, weights that one row reads, multiply-adds of several
+# rows (of more rows than units the dense map is faster, but for a handful).
+_FEW_UNITS, _FEW_WEIGHTS, _FEW_PRODUCTS, _FEW_ROWS = 128, 1 << 24, 1 << 21, 8
 
 
 class EESPGates(nn.Module):
@@ -137,7 +137,7 @@ class EESPGates(nn.Module):
         rows = x.reshape(-1, self.input_size)  # (N, M)
         # To compose costs as much as about H rows of the direct way. A traced graph must not depend on their number.
         composes = traced or rows.shape[0] >= self.size
-        in_c = self._runs_in_c(x)
+        in_c = self.runs_in_c(x)
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._weights))
         # In types for which processors have matrix units, and for few units, one larger product is cheaper than the
         # copies between those of several gates.
@@ -164,7 +164,7 @@ class EESPGates(nn.Module):
     def dense_weight(self) -> Tensor:
         """The whole map as one matrix (S H, M), computed in the parameters' own type."""
         with without_autocast(self.reduce_weight):
-            if self._runs_in_c(self.reduce_weight):
+            if self.runs_in_c(self.reduce_weight):
                 shape = (self.output_size, self.input_size)
                 return compiled.Dense.apply(self._sizes, shape, self._dense, *self._weights)
             return self._dense(*self._weights)
@@ -185,7 +185,7 @@ class EESPGates(nn.Module):
         """A whole evaluated step of this map's cell in one compiled call; ``None`` where that cannot be."""
         if torch.is_grad_enabled() or self.gates != 4 or not self._is_little_work(x, weight_hh):
             return None
-        if not self._runs_in_c(x, weight_hh, h, c, weight_hh if bias is None else bias):
+        if not self.runs_in_c(x, weight_hh, h, c, weight_hh if bias is None else bias):
             return None
         # A step that does not call this module must not pass over what hangs on its call.
         if self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook():
@@ -194,10 +194,12 @@ class EESPGates(nn.Module):
 
     def _is_little_work(self, rows: Tensor, *others: Tensor) -> bool:
         """Whether the rows, each of which reads all weights, are few enough to be taken one by one."""
-        count, weights = rows.shape[0], (self.reduce_weight, self.expand_weight, *others)
-        return count < max(self.size, _FEW_ROWS) and count * sum(weight.numel() for weight in weights) <= _FEW_PRODUCTS
+        count, weights = rows.shape[0], sum(w.numel() for w in (self.reduce_weight, self.expand_weight, *others))
+        if count == 1:
+            return weights <= _FEW_WEIGHTS
+        return count < max(self.size, _FEW_ROWS) and count * weights <= _FEW_PRODUCTS
 
-    def _runs_in_c(self, *tensors: Tensor) -> bool:
+    def runs_in_c(self, *tensors: Tensor) -> bool:
         """Whether the compiled kernels can be used, which know plain tensors in float32 and no transformations."""
         for x in (*tensors, *self._weights):
             if x.dtype != torch.float32 or not x.is_cpu or type(x) not in (Tensor, nn.Parameter):

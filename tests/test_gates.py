@@ -122,7 +122,7 @@ def test_the_compiled_ways_equal_the_convolutions_in_values_and_gradients(case):
     bias = torch.randn(unit.output_size)
     expected = convolutions(precise, x.double()) + bias
     scale = 1e-5 * (1 + expected.abs().max().item())
-    assert unit._runs_in_c(x)
+    assert unit.runs_in_c(x)
     with torch.no_grad():
         for out in (unit(x, bias), torch.stack([unit(step, bias) for step in x])):
             torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=scale)

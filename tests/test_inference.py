@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from eru import ERU, EESPGates, ERUCell, optimize
+from eru import ERU, EESPGates, ERUCell, kernels, optimize
 from eru.lm.model import LanguageModel
 
 
@@ -23,21 +23,25 @@ def test_a_layer_gives_the_same_outputs_and_state(options, steps):
 
 def test_a_cell_and_a_bare_unit_too():
     torch.manual_seed(0)
-    cell, unit, x = ERUCell(10, 16), EESPGates(10, 64), torch.randn(3, 10)
+    cell, unit = ERUCell(10, 16, dtype=torch.float64), EESPGates(10, 64, dtype=torch.float64)
+    x = torch.randn(3, 10, dtype=torch.float64)
     torch.testing.assert_close(optimize(cell)(x), cell(x))
     assert isinstance(optimize(unit), nn.Linear)
     torch.testing.assert_close(optimize(unit)(x.unsqueeze(0)), unit(x.unsqueeze(0)))
 
 
-def test_a_language_model_shares_all_but_its_input_maps_and_stays_as_it_is():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_language_model_shares_all_but_its_dense_maps_and_stays_as_it_is(dtype):
+    """A map that the compiled kernels run, in float32, stays a unit, whose weights are shared too."""
     torch.manual_seed(0)
-    model = LanguageModel(30, 16, 20, weight_dropout=0.5, output_dropout=0.5).train()
+    model = LanguageModel(30, 16, 20, weight_dropout=0.5, output_dropout=0.5).to(dtype).train()
     made = optimize(model)
     assert (model.training, made.training) == (True, False)
     ours = dict(model.named_parameters())
+    stays = dtype == torch.float32 and kernels.refusal() is None
     for name, parameter in made.named_parameters():
-        assert ("input_transform" in name) != (parameter is ours.get(name))
-    assert not any(isinstance(module, EESPGates) for module in made.modules())
+        assert (stays or "input_transform" not in name) == (parameter is ours.get(name))
+    assert any(isinstance(module, EESPGates) for module in made.modules()) == stays
     tokens = torch.randint(30, (5, 2))
     torch.testing.assert_close(made(tokens)[0], model.eval()(tokens)[0])
 

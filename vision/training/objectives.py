@@ -53,7 +53,7 @@ class Varied:
         photometric = Photometric(brightness=most, contrast=most, saturation=most, hue=most / 10)
         flip = RandomFlip(recipe.flip)
         if recipe.task == "detect":
-            return Compose((photometric, Expand(), SSDCrop(), Resize(self.size), flip))
+            return Compose((photometric, Expand(recipe.expand), SSDCrop(), Resize(self.size), flip))
         if recipe.task == "segment":
             # A picture keeps its shape, and where it is smaller than the input it is padded.
             return Compose((RandomScale(*recipe.scales), RandomCrop(self.size), flip, photometric))

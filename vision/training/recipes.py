@@ -45,6 +45,8 @@ class Recipe:
             other; 1 always shows the whole picture.
         scales: How much a picture is reduced or enlarged, at random between the two, before a crop of the input's size
             is cut out of it, in segmentation.
+        expand: How many times as wide and high the canvas is at most on which a picture is put down, in detection; 1 for
+            no canvas.
         flip: The probability that a picture is mirrored, left to right.
         photometric: How far brightness, contrast and saturation are changed at most, as a share; hue by a tenth of it.
         freeze: What does not learn: ``"nothing"``, ``"batch-norm"`` (its statistics stay too) or ``"backbone"`` (with
@@ -75,6 +77,7 @@ class Recipe:
     mixup: float = 0.0
     smallest_crop: float = 0.08
     scales: tuple[float, float] = (0.5, 2.0)
+    expand: float = 4.0
     flip: float = 0.5
     photometric: float = 0.0
     freeze: Freeze = "nothing"
@@ -114,7 +117,7 @@ class Recipe:
 
 # Comparisons with NaN are false, so it fits nowhere.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("epochs batch_size cycle log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
+    ("epochs batch_size cycle expand log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
     ("rates clip gamma scales", lambda value: 0 < value < math.inf, "finite and above 0"),
     ("weight_decay mixup warmup_epochs", lambda value: 0 <= value < math.inf, "finite and not negative"),
     ("momentum ema smoothing photometric", lambda value: 0 <= value < 1, "from 0 to below 1"),
@@ -185,7 +188,7 @@ _ALL = [
     replace(_IMAGENET, **_SHAPES, epochs=12, batch_size=32, rates=(4e-3,), milestones=()),
     replace(_IMAGENET, **_SHAPES, task="multilabel", epochs=12, batch_size=32, rates=(4e-3,), milestones=()),
     replace(_SEGMENT, **_SHAPES, epochs=12, rates=(4e-3,), scales=(0.8, 1.25)),
-    replace(_DETECT, **_SHAPES, epochs=16, rates=(4e-3,), photometric=0.2),
+    replace(_DETECT, **_SHAPES, epochs=24, batch_size=16, rates=(3e-3,), expand=1.5, photometric=0.1),
 ]
 RECIPES: dict[str, dict[Task, Recipe]] = {}
 """The recipes by name and task.
