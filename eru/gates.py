@@ -18,7 +18,7 @@ from eru.warn import warn_once
 
 # What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
 _SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16
-# Up to here the compiled kernels are fastest: units of a dense map, weights that one row reads, multiply-adds of several
+# Up to here the compiled kernels are fastest: units of a dense map, weights that one row reads, products of several
 # rows (of more rows than units the dense map is faster, but for a handful).
 _FEW_UNITS, _FEW_WEIGHTS, _FEW_PRODUCTS, _FEW_ROWS = 128, 1 << 24, 1 << 21, 8
 
@@ -195,9 +195,8 @@ class EESPGates(nn.Module):
     def _is_little_work(self, rows: Tensor, *others: Tensor) -> bool:
         """Whether the rows, each of which reads all weights, are few enough to be taken one by one."""
         count, weights = rows.shape[0], sum(w.numel() for w in (self.reduce_weight, self.expand_weight, *others))
-        if count == 1:
-            return weights <= _FEW_WEIGHTS
-        return count < max(self.size, _FEW_ROWS) and count * weights <= _FEW_PRODUCTS
+        few = count < max(self.size, _FEW_ROWS) and count * weights <= _FEW_PRODUCTS
+        return few or (count == 1 and weights <= _FEW_WEIGHTS)
 
     def runs_in_c(self, *tensors: Tensor) -> bool:
         """Whether the compiled kernels can be used, which know plain tensors in float32 and no transformations."""

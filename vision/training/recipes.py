@@ -45,8 +45,8 @@ class Recipe:
             other; 1 always shows the whole picture.
         scales: How much a picture is reduced or enlarged, at random between the two, before a crop of the input's size
             is cut out of it, in segmentation.
-        expand: How many times as wide and high the canvas is at most on which a picture is put down, in detection; 1 for
-            no canvas.
+        expand: How many times as wide and high as a picture the canvas is at most on which it is put down, in
+            detection; 1 for no canvas.
         flip: The probability that a picture is mirrored, left to right.
         photometric: How far brightness, contrast and saturation are changed at most, as a share; hue by a tenth of it.
         freeze: What does not learn: ``"nothing"``, ``"batch-norm"`` (its statistics stay too) or ``"backbone"`` (with
