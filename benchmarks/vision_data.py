@@ -56,7 +56,7 @@ def main() -> None:
                 update(optimizer, loss, learning_rate=1e-4, clip=10.0, ranks=ranks)  # noqa: B023
 
             def batches(workers: int) -> list[Batch]:
-                prepared = Prepared(reader, Varied(recipe, recipe.sizes[0]), 1, 0, "refuse")  # noqa: B023
+                prepared = Prepared(reader, Varied(recipe, recipe.sizes[0]), seed=1, epoch=0, broken="refuse")  # noqa: B023
                 return list(load(prepared, order, workers))  # noqa: B023
 
             ready = batches(0)

@@ -26,8 +26,8 @@ class Measured:
     Attributes:
         metric: What was gathered, with the numbers of the classes.
         numbers: What it comes to, by name.
-        pictures: How many pictures were read.
-        passed_over: How many were broken and passed over.
+        pictures: How many pictures were measured.
+        passed_over: How many others were broken and left out.
     """
 
     metric: Metric
@@ -76,7 +76,7 @@ def measure(
         device: Where to compute.
         precision: The precision of the products.
         workers: The processes that read ahead.
-        broken: Whether a broken picture is an error or passed over.
+        broken: Whether a broken picture is an error or left out.
 
     Raises:
         ValueError: The data set has no pictures, a picture is broken, or the outputs are no numbers.
@@ -84,16 +84,20 @@ def measure(
     model.eval()
     place = torch.device(device)
     metric = make_metric(task, reader.dataset)
-    prepared = Prepared(reader, AsSeen(preprocessing), seed=0, epoch=0, broken=broken)
+    prepared = Prepared(reader, AsSeen(preprocessing), seed=0, epoch=0, broken=broken, replaced=False)
     numbers = np.arange(len(reader))
     batches = np.split(numbers, range(batch_size, len(numbers), batch_size))
     passed_over = 0
     for images, truths, skipped in load(prepared, batches, workers):
         passed_over += skipped
+        if not truths:
+            continue
         with autocast(place, precision):
             outputs = model(images.to(place))
         _JUDGES[task](metric, outputs, truths, preprocessing)
-    return Measured(metric, metric.compute(), len(reader), passed_over)
+    if passed_over == len(reader):
+        raise ValueError("not one picture of the data set can be read")
+    return Measured(metric, metric.compute(), len(reader) - passed_over, passed_over)
 
 
 @dataclass(frozen=True)

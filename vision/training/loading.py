@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 from vision.data.sample import Reader, Sample
 
 Broken = Literal["refuse", "skip"]
+Item = tuple[Tensor | None, Any, int]
 Batch = tuple[Tensor, Any, int]
 """Images (N, 3, H, W), their targets, and how many broken pictures were passed over."""
 
@@ -24,7 +25,7 @@ class Prepare(Protocol):
         ...
 
 
-class Prepared(TorchDataset[tuple[Tensor, Any, int]]):
+class Prepared(TorchDataset[Item]):
     """The pictures of a data set in one epoch, each with its input, its target and the broken ones before it.
 
     What is drawn for a picture follows from the seed, the epoch and its number alone, so it does not depend on who
@@ -37,17 +38,21 @@ class Prepared(TorchDataset[tuple[Tensor, Any, int]]):
         epoch: The number of the epoch.
         broken: Whether a picture that cannot be read is an error (``"refuse"``), or the next good one takes its place
             (``"skip"``).
+        replaced: Whether the next good one does so; otherwise it is left out, so that none counts twice.
     """
 
-    def __init__(self, reader: Reader, prepare: Prepare, seed: int, epoch: int, broken: Broken) -> None:
-        self.reader, self.prepare, self.seed, self.epoch, self.broken = reader, prepare, seed, epoch, broken
+    def __init__(
+        self, reader: Reader, prepare: Prepare, *, seed: int, epoch: int, broken: Broken, replaced: bool = True
+    ) -> None:
+        self.reader, self.prepare, self.seed, self.epoch = reader, prepare, seed, epoch
+        self.broken, self.replaced = broken, replaced
 
     def __len__(self) -> int:
         """The number of pictures."""
         return len(self.reader)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Any, int]:
-        """The input, the target, and how many broken pictures were passed over to find a good one.
+    def __getitem__(self, index: int) -> Item:
+        """The input, the target, and how many broken pictures were passed over; None is the input of one left out.
 
         Raises:
             ValueError: The picture is broken, and refused, or all are.
@@ -59,6 +64,8 @@ class Prepared(TorchDataset[tuple[Tensor, Any, int]]):
             except ValueError:
                 if self.broken == "refuse":
                     raise
+                if not self.replaced:
+                    return None, None, 1
                 continue
             image, target = self.prepare(sample, rng)
             return image, target, passed_over
@@ -109,11 +116,12 @@ def load(prepared: Prepared, batches: Iterable[Iterable[int]], workers: int) -> 
         raise ValueError(lines[-1].removeprefix("ValueError: ") if lines else "a picture cannot be read") from error
 
 
-def collate(items: Sequence[tuple[Tensor, Any, int]]) -> Batch:
+def collate(items: Sequence[Item]) -> Batch:
     """Stack what a batch has; objects, whose number differs, stay a list."""
-    images, targets, passed_over = zip(*items, strict=True)
-    stacked = list(targets) if isinstance(targets[0], dict) else default_collate(list(targets))
-    return torch.stack(images), stacked, sum(passed_over)
+    images = [image for image, _, _ in items if image is not None]
+    targets = [target for image, target, _ in items if image is not None]
+    stacked = targets if not targets or isinstance(targets[0], dict) else default_collate(targets)
+    return torch.stack(images) if images else torch.empty(0), stacked, sum(passed for _, _, passed in items)
 
 
 def _use_one_thread(_: int) -> None:

@@ -230,7 +230,7 @@ def read_recipe(saved: Any) -> Recipe:
         ValueError: A field is unknown, missing or has a value that does not fit.
     """
     try:
-        return Recipe(**{name: _tuples(value) for name, value in saved.items()})
+        return Recipe(**{name: with_tuples(value) for name, value in saved.items()})
     except (AttributeError, TypeError) as error:
         raise ValueError(f"no recipe: {error}") from error
 
@@ -275,5 +275,6 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def with_tuples(value: Any) -> Any:
+    """A value of JSON with tuples in place of its lists."""
+    return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value

@@ -35,8 +35,8 @@ class Report:
         task: What it does.
         layout: How the data set lies on the disk.
         split: The part of it that was measured.
-        pictures: How many pictures that are.
-        passed_over: How many of them were broken and passed over.
+        pictures: How many pictures were measured.
+        passed_over: How many others were broken and left out.
         size: Height and width of the model's input.
         numbers: The numbers of the task, from 0 to 1.
         per_class: The number of each class, by name, where the task has one; None where it has no meaning.
@@ -68,7 +68,7 @@ class Report:
             shown = (f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in self.per_class.items())
             lines.append(f"  by class: {', '.join(shown)}")
         if self.passed_over:
-            lines.append(f"  {self.passed_over} broken pictures were passed over")
+            lines.append(f"  {self.passed_over} broken pictures were left out")
         return "\n".join([*lines, *(f"  written: {path}" for path in self.written)])
 
 
@@ -101,7 +101,7 @@ def evaluate(
         device: Where to compute.
         precision: The precision of the products.
         workers: The processes that read ahead.
-        broken: Whether a broken picture is an error, or passed over and counted.
+        broken: Whether a broken picture is an error, or left out and counted.
         pictures: A folder for pictures to look at: ``sheet.png``, and ``confusion.png`` or ``curves.png`` where
             matplotlib is installed.
         submission: A folder for the predictions in the test server's format, of VOC and Cityscapes.

@@ -15,7 +15,7 @@ from vision.network import Network
 from vision.predictor import Predictor
 from vision.preprocessing import Preprocessing
 from vision.registry import create_model
-from vision.training.recipes import Recipe, read_recipe
+from vision.training.recipes import Recipe, read_recipe, with_tuples
 
 _KIND = "vision-model"
 
@@ -149,8 +149,4 @@ def resume_run(path: str | Path, config: dict[str, Any], ranks: Ranks) -> Vision
 
 def _read(kind: Any, fields: dict[str, Any]) -> Any:
     """A frozen dataclass from its fields in JSON, where tuples are lists."""
-
-    def tuples(value: Any) -> Any:
-        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
-
-    return kind(**{name: tuples(value) for name, value in fields.items()})
+    return kind(**{name: with_tuples(value) for name, value in fields.items()})

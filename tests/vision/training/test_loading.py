@@ -33,7 +33,7 @@ def number_and_draw(sample, rng):
 def drawn(broken="refuse", workers=0, epoch=0, reader=None, batches=None, seed=1):
     reader = reader or Numbers(7)
     batches = epoch_order(len(reader), 3, seed=seed, epoch=epoch) if batches is None else batches
-    return list(load(Prepared(reader, number_and_draw, seed, epoch, broken), batches, workers))
+    return list(load(Prepared(reader, number_and_draw, seed=seed, epoch=epoch, broken=broken), batches, workers))
 
 
 def assert_same(some, others):

@@ -160,6 +160,32 @@ def test_outputs_that_are_no_numbers_are_refused(shapes):
         measure(model, reader, "segment", Preprocessing((48, 64)), batch_size=2)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_broken_picture_is_left_out_and_none_counts_twice(runs, shapes, batch_size):
+    class Broken:
+        """The validation pictures, of which the second and the third cannot be read."""
+
+        def __init__(self):
+            self.inner = open_data("imagenet", "classify", shapes / "imagenet", "val")
+            self.dataset, self.names = self.inner.dataset, self.inner.names
+
+        def __len__(self):
+            return len(self.inner)
+
+        def __getitem__(self, index):
+            if index in (1, 2):
+                raise ValueError("broken")
+            return self.inner[index]
+
+    run = open_run(runs / "classify")
+    options = {"batch_size": batch_size, "broken": "skip"}
+    measured = measure(run.load_model(), Broken(), "classify", run.preprocessing, **options)
+    assert (measured.pictures, measured.passed_over) == (4, 2)
+    assert measured.metric.confusion.sum() == 4
+    with pytest.raises(ValueError, match="broken"):
+        measure(run.load_model(), Broken(), "classify", run.preprocessing, batch_size=batch_size)
+
+
 @pytest.mark.parametrize("task", CASES)
 def test_the_truth_is_shown_as_an_answer(shapes, task):
     layout, _ = CASES[task]
