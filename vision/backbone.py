@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from eru import EESP2d
@@ -218,7 +219,7 @@ def _not_tracking(level: Level) -> Iterator[None]:
     """Keep the running statistics, which have seen this batch already; normalisation works as in training."""
     kept = []
     for norm in level.modules():
-        if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:
+        if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None:
             kept.append((norm, norm.momentum, norm.num_batches_tracked, norm.num_batches_tracked.clone()))
             norm.momentum = 0.0
     try:
