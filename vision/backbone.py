@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -185,14 +186,7 @@ class ESPNetv2(nn.Module):
 
     def forward_levels(self, x: Tensor, depth: int) -> list[Tensor]:
         """The maps of the first ``depth`` levels."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"image of type {kind}: expected a tensor of floating-point numbers, normalised")
-        if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SMALLEST_SIDE:
-            raise ValueError(
-                f"image of shape {tuple(x.shape)}: expected (N, {self.in_channels}, H, W) "
-                f"with H and W at least {SMALLEST_SIDE}"
-            )
+        _check_image(x, self.in_channels)
         recomputed = self.checkpointing and self.training
         # Pooling 3x3 with stride 2 and padding 1 halves the image and rounds up, as each level does with its map. The
         # image is pooled once for each level, and so is always as large as the result of the level that is fed it.
@@ -207,6 +201,17 @@ class ESPNetv2(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the levels' results for the backward pass and compute what is inside them again."""
         self.checkpointing = enable
+
+
+@torch.fx.wrap  # a traced graph calls it on what it is given
+def _check_image(x: Tensor, channels: int) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"image of type {kind}: expected a tensor of floating-point numbers, normalised")
+    if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"image of shape {tuple(x.shape)}: expected (N, {channels}, H, W) with H and W at least {SMALLEST_SIDE}"
+        )
 
 
 def _recomputed(level: Level, x: Tensor, image: Tensor) -> Tensor:
