@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say
-from vision.batch import Failure, answer_files
+from vision.batch import Answered, Failure, answer_files
+from vision.pictures import passed_over
 from vision.predictor import load_predictor
 from vision.training.run import open_run
 
@@ -34,7 +35,8 @@ def predict(
 ) -> None:
     """Classify, segment or find objects in PICTUREs: files, or folders of them.
 
-    Exit code 2 says that some picture failed; the answers about the others are given all the same.
+    Exit code 2 says that some picture failed, and 130 that Ctrl-C came; the answers about the others are given all
+    the same.
     """
     shape = None if size is None else parse_size("--size", size)
     options |= {"size": shape, "device": resolve_device(device)}
@@ -44,8 +46,16 @@ def predict(
         predictor = open_run(model).predictor(**options)
     else:
         predictor = load_predictor(model, weights, **options)
+    outcomes: list[Answered | Failure] = []
+    interrupted = False
+    try:
+        outcomes.extend(answer_files(predictor, pictures, out))
+    except KeyboardInterrupt:  # what is there is worth having
+        interrupted = True
+    for line in passed_over(pictures):
+        say(f"note: {line}")
     results, failures, lines = [], [], []
-    for outcome in answer_files(predictor, pictures, out):
+    for outcome in outcomes:
         if isinstance(outcome, Failure):
             failures.append({"picture": str(outcome.path), "reason": outcome.reason})
             continue
@@ -62,4 +72,8 @@ def predict(
             say(f"{len(failures)} of {len(results) + len(failures)} pictures failed:")
         for failure in failures:
             say(f"Error: {failure['reason']}")
+    if interrupted:
+        say(f"Stopped after {len(outcomes)} pictures.")
+        raise SystemExit(130)
+    if failures:
         raise SystemExit(2)

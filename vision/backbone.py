@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from eru import EESP2d
 from eru.eesp import Convolution
 from vision.layers import ConvNormAct, PublishedDown, init_weights
+from vision.options import whole_number
 
 WIDTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 LEVELS = 5
@@ -59,6 +60,18 @@ class FeatureInfo(list[dict[str, Any]]):
     def __init__(self, maps: Iterable[dict[str, Any]], out_indices: Sequence[int]) -> None:
         super().__init__(maps)
         self.out_indices = tuple(out_indices)
+
+    @property
+    def info(self) -> list[dict[str, Any]]:
+        """The list itself."""
+        return self
+
+    def get_dicts(
+        self, keys: Sequence[str] | None = None, indices: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """What the maps are, or of that the ``keys``."""
+        chosen = [self[i] for i in (self.out_indices if indices is None else indices)]
+        return [one if keys is None else {key: one[key] for key in keys} for one in chosen]
 
     def channels(self, indices: Sequence[int] | None = None) -> list[int]:
         """Channels of the maps."""
@@ -140,8 +153,7 @@ class ESPNetv2(nn.Module):
             raise ValueError(f"depth={depth}: must be 1 to {LEVELS}")
         if not set(image_levels) <= set(range(2, LEVELS + 1)):
             raise ValueError(f"image_levels={tuple(image_levels)}: must be among 2 to {LEVELS}")
-        if in_channels < 1:
-            raise ValueError(f"in_channels={in_channels}: must be at least 1")
+        in_channels = whole_number("in_channels", in_channels, least=1)
         self.width, self.in_channels, self.depth = width, in_channels, depth
         self.convolution, self.fusion, self.shortcut = convolution, fusion, shortcut
         self.out_indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)

@@ -13,6 +13,7 @@ from vision.boxes import BOXES_PER_CELL, decode, make_priors, match, nms_mask, t
 from vision.layers import ConvNormAct, EfficientPyramid, init_weights, resize
 from vision.multibox import check_targets, multibox_loss
 from vision.network import Network
+from vision.options import whole_number
 
 _LEVELS = (2, 3, 4)  # the backbone's maps that are used, counted from 0
 _EXTRA_CHANNELS = (512, 256, 128)
@@ -94,11 +95,10 @@ class Detector(Network):
         for name, value in (("score", score_threshold), ("nms", nms_threshold), ("match", match_threshold)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}_threshold={value}: must be 0 to 1")
-        if top_k < 1:
-            raise ValueError(f"top_k={top_k}: must be at least 1")
         if negatives < 0:
             raise ValueError(f"negatives={negatives}: must be at least 0")
-        self.size, self.top_k, self.negatives = (size[0], size[1]), top_k, negatives
+        self.size, self.negatives = (int(size[0]), int(size[1])), negatives
+        self.top_k = whole_number("top_k", top_k, least=1)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.match_threshold = match_threshold
         sizes = self.map_channels = (*self.feature_info.channels(_LEVELS), *_EXTRA_CHANNELS)
@@ -123,7 +123,7 @@ class Detector(Network):
         """Make new point-wise convolutions for other classes, the background included."""
         self._take_classes(num_classes, least=2)
         like = self.loc_layers[0].weight
-        self.cls_layers = _heads(self.map_channels, num_classes, {"device": like.device, "dtype": like.dtype})
+        self.cls_layers = _heads(self.map_channels, self.num_classes, {"device": like.device, "dtype": like.dtype})
 
     def get_classifier(self) -> nn.ModuleList:
         """The convolutions that give the confidences, one for each map."""

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from vision.backbone import LEVELS, ESPNetv2, FeatureInfo
 from vision.datasets import Dataset
+from vision.options import whole_number
 from vision.preprocessing import Preprocessing
 
 # Where a model lives, how many classes it has and which levels its kind uses are told apart from its options.
@@ -53,12 +54,19 @@ class Network(nn.Module):
         """What the backbone's maps are."""
         return self.backbone.feature_info
 
+    @property
+    def num_features(self) -> int:
+        """Channels of the backbone's last map."""
+        return self.feature_info[-1]["num_chs"]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The backbone's last map (N, num_features, H / r, W / r), with the last reduction r of ``feature_info``."""
+        return self.backbone.forward_features(x)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See :meth:`vision.ESPNetv2.set_grad_checkpointing`."""
         self.backbone.set_grad_checkpointing(enable)
 
     def _take_classes(self, num_classes: int, least: int) -> None:
         """Remember how many classes there are from now on; what they are called is then unknown."""
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < least:
-            raise ValueError(f"num_classes={num_classes!r}: must be a whole number, at least {least}")
-        self.num_classes, self.dataset = num_classes, None
+        self.num_classes, self.dataset = whole_number("num_classes", num_classes, least), None

@@ -19,6 +19,15 @@ from vision.weights import KINDS, WEIGHTS, Weights, list_weights, model_name
 
 _NETWORKS: dict[str, type[Network]] = {"classification": Classifier, "segmentation": Segmenter, "detection": Detector}
 _MODELS = {model_name(width, suffix): (width, kind) for width in WIDTHS for suffix, kind in KINDS.items()}
+# What timm calls options that are here too, where they have other names.
+_TIMM = {
+    "in_chans": "in_channels",
+    "drop_rate": "dropout",
+    "pretrained": "weights='DEFAULT'",
+    "pretrained_backbone": "weights_backbone='DEFAULT'",
+    "checkpoint_path": "weights='FILE'",
+    "img_size": "size",
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -139,7 +148,9 @@ def _build(name: str, build: Callable[..., Any], options: Mapping[str, Any], **d
     known = option_names(build)
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"{option}={value!r}: {name} has no such option here; it has {', '.join(known)}")
+            meant = _TIMM.get(option) or next(iter(difflib.get_close_matches(option, known, n=1)), "")
+            hint = f"{meant} is meant; " if meant.partition("=")[0] in (*known, "weights", "weights_backbone") else ""
+            raise ValueError(f"{option}={value!r}: {name} has no such option here; {hint}it has {', '.join(known)}")
     return build(**options, **decided)
 
 

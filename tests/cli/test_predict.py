@@ -1,12 +1,15 @@
+import importlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vision.pictures import open_picture
 from vision.pretrained import save_weights
 from vision.registry import create_model
 
@@ -200,3 +203,64 @@ def test_no_picture_at_all(call, predict, tmp_path):
     answer = predict("segment", tmp_path)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith(f"Error: {tmp_path}: no pictures in this folder")
+
+
+# --- folders: what is taken, what is noted, what is written
+
+
+def test_a_folder_into_itself_any_number_of_times_gives_the_same_files(predict, album):
+    for name in ("b.png", "c.gif"):
+        (album / name).unlink()
+    said, files = [], []
+    for _ in range(3):
+        answer = predict("segment", album, "--out", album, "--json")
+        said.append([(result["picture"], result["written"]) for result in answer.json["results"]])
+        files.append(sorted(path.name for path in album.iterdir()))
+    assert said[0] == said[1] == said[2]
+    assert files[0] == files[1] == files[2]
+    assert [Path(picture).name for picture, _ in said[0]] == ["a.png", "d.jpg"]
+    drawn = "a-2.mask.png, a-2.png, d.mask.png, ..."
+    assert answer.err == f"note: {album}: passed over 4 pictures that show answers ({drawn})\n"
+
+
+def test_what_may_have_been_meant_is_noted(predict, album):
+    for name in ("b.png", "c.gif"):
+        (album / name).unlink()
+    assert predict("classify", album).err == ""  # notes.txt is no picture
+    for name in ("z.HEIC", "raw.dng", "page.eps"):
+        (album / name).write_bytes(b"whatever")
+    (album / "sub").mkdir()
+    (album / ".hidden").mkdir()
+    answer = predict("classify", album, album)
+    assert answer.code == 0
+    unread = "3 pictures of formats that are not read here (page.eps, raw.dng, z.HEIC)"
+    assert answer.err == f"note: {album}: passed over 1 sub-folders (sub); {unread}\n"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_interrupt_keeps_the_answers_that_are_there(predict, album, count, monkeypatch):
+    batch = importlib.import_module("vision.batch")
+    opened = []
+
+    def interrupt(path):
+        if len(opened) == count:
+            raise KeyboardInterrupt
+        opened.append(path)
+        return open_picture(path)
+
+    monkeypatch.setattr(batch, "open_picture", interrupt)
+    answer = predict("classify", album, "--json")
+    assert answer.code == 130
+    results = json.loads(answer.out)["results"]
+    assert [Path(result["picture"]).name for result in results] == ["a.png", "b.png"][:count]
+    assert answer.err == f"Stopped after {count} pictures.\n"
+
+
+@pytest.mark.parametrize("out", ["", " ", "-"])
+def test_an_out_that_names_nothing(predict, album, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    answer = predict("segment", album / "a.png", "--out", out)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"Error: out={out!r}: must be a name that ends in .png, or a folder\n"
+    assert sorted(tmp_path.rglob("*")) == before

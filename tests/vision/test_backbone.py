@@ -197,6 +197,10 @@ def test_out_indices_choose_the_maps_and_their_order():
     assert info.channels((1, 2)) == [32, 64]
     assert info.reduction() == [2, 4, 8, 16, 32]
     assert info.module_name((0, 4)) == ["level1", "level5"]
+    assert info.info[1] == {"num_chs": 32, "reduction": 4, "module": "level2"}
+    assert info.get_dicts() == info.info == list(info)
+    assert chosen.feature_info.get_dicts() == [info[4], info[1]]
+    assert chosen.feature_info.get_dicts(["reduction", "num_chs"], (0,)) == [{"reduction": 2, "num_chs": 16}]
     assert chosen.feature_info.channels() == [made.shape[1] for made in chosen(x)] == [1024, 32]
     assert chosen.feature_info.module_name() == ["level5", "level2"]
 
