@@ -49,7 +49,8 @@ def predict(
     outcomes: list[Answered | Failure] = []
     interrupted = False
     try:
-        outcomes.extend(answer_files(predictor, pictures, out))
+        for outcome in answer_files(predictor, pictures, out):
+            outcomes.append(outcome)
     except KeyboardInterrupt:  # what is there is worth having
         interrupted = True
     for line in passed_over(pictures):

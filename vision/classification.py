@@ -1,6 +1,6 @@
 """Classification: one label a picture, or several."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,8 @@ class Classifier(Network):
         >>> model(torch.zeros(2, 3, 64, 48)).shape
         torch.Size([2, 10])
     """
+
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {"num_classes": ("classifier.weight", 0)}
 
     def __init__(
         self,

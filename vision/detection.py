@@ -1,7 +1,7 @@
 """Object detection: a single-shot detector (SSD) on ESPNetv2."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,13 @@ class Detector(Network):
     """
 
     image_levels = (2, 3, 4, 5)
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {"num_classes": ("cls_layers.0.weight", 0)}
+
+    @classmethod
+    def read_options(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """See :meth:`vision.network.Network.read_options`; a cell's outputs are those of several boxes."""
+        found = super().read_options(state)
+        return found | {"num_classes": found["num_classes"] // BOXES_PER_CELL} if "num_classes" in found else found
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """What all whole models share: a backbone with a head, and a description from which they can be built again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -33,6 +33,9 @@ class Network(nn.Module):
     depth: ClassVar[int] = LEVELS
     image_levels: ClassVar[tuple[int, ...]] = (2, 3, 4)  # the levels that are fed the image
 
+    # What a kind of models tells by its weights: the number of classes or an option, the weight and its axis.
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {}
+
     num_classes: int
     reset_classifier: Callable[[int], None]
     name: str | None = None  # like preprocessing, where the registry made the model
@@ -48,6 +51,14 @@ class Network(nn.Module):
         """The model's options, by which a file of weights can say how to build it again."""
         names = option_names(type(self))
         return {name: getattr(self if hasattr(self, name) else self.backbone, name) for name in names}
+
+    @classmethod
+    def read_options(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """What the shapes of a state dict say of its model: some of the options, and the number of classes."""
+        shapes = {"in_channels": ("backbone.level1.0.weight", 1), **cls.told_by_shapes}
+        # The sizes of an axis, which is missing where a file is crooked.
+        sizes = {option: state[name].shape[axis:] for option, (name, axis) in shapes.items() if name in state}
+        return {option: size[0] for option, size in sizes.items() if size}
 
     @property
     def feature_info(self) -> FeatureInfo:

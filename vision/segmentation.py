@@ -1,6 +1,6 @@
 """Semantic segmentation: a class for every pixel."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,10 @@ class Segmenter(Network):
     """
 
     depth = 4
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {
+        "num_classes": ("pyramids.3.expand.weight", 0),
+        "pyramid_width": ("pyramids.0.project.0.weight", 0),
+    }
 
     def __init__(
         self,
@@ -73,7 +77,9 @@ class Segmenter(Network):
             EfficientPyramid(before, planes, pyramid_width, SCALES, **place)
             for before, planes in zip((coarsest, *_PLANES[:-1]), _PLANES, strict=True)
         )
-        self.pyramids.append(EfficientPyramid(_PLANES[-1], self.num_classes, pyramid_width, SCALES, last=True, **place))
+        self.pyramids.append(
+            EfficientPyramid(_PLANES[-1], self.num_classes, pyramid_width, SCALES, last=True, **place)
+        )
         self.skips = nn.ModuleList(
             EfficientPointwise(size, planes, **place) for size, planes in zip(finer, _PLANES, strict=True)
         )
