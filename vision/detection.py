@@ -54,6 +54,7 @@ class Detector(Network):
 
     Raises:
         ValueError: Options that do not fit, images of another shape, or targets that are missing or wrong.
+        TypeError: Images or targets that are no tensors.
 
     Source:
         ESPNetv2, section 4.3, Table 3, and the authors' published networks; SSD (arXiv 1512.02325).
@@ -184,9 +185,14 @@ class Detector(Network):
             if images.dim() != 4:
                 raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {channels}, H, W)")
             return images, [(images.shape[2], images.shape[3])] * images.shape[0]
+        if not isinstance(images, Sequence):
+            raise TypeError(f"images of type {type(images).__name__}: expected a tensor, or a list of tensors")
         if not images:
             raise ValueError("images: an empty list; expected at least one image")
         for i, image in enumerate(images):
+            if not isinstance(image, Tensor):
+                kind = type(image).__name__
+                raise TypeError(f"images[{i}] of type {kind}: expected a tensor ({channels}, H, W), normalised")
             if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
                 raise ValueError(f"images[{i}] of shape {tuple(image.shape)}: expected ({channels}, H, W)")
         sizes = [(image.shape[1], image.shape[2]) for image in images]

@@ -1,5 +1,6 @@
 """Any picture file becomes one RGB picture, or one clear line that says why not."""
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
 # Formats that Pillow names but does not decode itself: stubs, and EPS and WMF, which it hands to other programs.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # The endings of pictures' names that Pillow may not know at all: of phones, of the web and of cameras.
-_NOT_KNOWN = frozenset(
-    ".arw .avif .cr2 .cr3 .dng .heic .heif .hif .jxl .nef .nrw .orf .pef .raf .raw .rw2 .svg".split()
-)
+_NOT_KNOWN = frozenset({".avif", ".heic", ".heif", ".hif", ".jxl", ".svg"})
+_NOT_KNOWN |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
 # The text in a PNG file that says that it shows an answer and is no picture to ask about.
 DRAWN = ("Software", "ERU vision: drawn answer")
 
@@ -39,6 +39,8 @@ def open_picture(path: str | Path) -> "Image":
     """
     require_pillow()
     path = Path(path)
+    if address := as_address(path):
+        raise ValueError(f"{address}: an address, not a file: download it first")
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, not a picture' if path.is_dir() else 'no such file'}")
     try:
@@ -48,6 +50,17 @@ def open_picture(path: str | Path) -> "Image":
             return _read(path)
     except Exception as error:  # on damaged files Pillow's decoders raise almost anything
         raise ValueError(f"{path}: {_reason(path, error)}") from error
+
+
+def as_address(path: str | Path) -> str | None:
+    """The address in the web that was given in place of a file, written as such: a path has lost one of its slashes.
+
+    Example:
+        >>> as_address(Path("https://example.org/cat.jpg")), as_address("cat.jpg")
+        ('https://example.org/cat.jpg', None)
+    """
+    found = re.fullmatch(r"(https?|ftp|file|s3|gs):[/\\]+(.*)", str(path), re.IGNORECASE)
+    return f"{found[1]}://{found[2]}" if found else None
 
 
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eru.storage import atomic_write, cache_dir, download, make_cache_folder
 from vision.checkpoints import plain_names, read_checkpoint, refusal, unwrap
 from vision.network import Network
+from vision.pictures import as_address
 from vision.weights import WEIGHTS, Weights, from_published, is_published
 
 _ARCHITECTURE = "architecture"  # in a safetensors file's metadata
@@ -65,8 +66,9 @@ class WeightsFile:
         # Path.is_file raises where no file can have such a name.
         if record is None and not os.path.isfile(path):  # noqa: PTH113
             close = difflib.get_close_matches(str(weights), WEIGHTS, n=3) or ["espnetv2_100.imagenet_224"]
+            given = _line(as_address(str(weights)) or str(weights))
             raise ValueError(
-                f"weights={_line(str(weights))!r}: no such file, nor the name of published weights, such as "
+                f"weights={given!r}: no such file, nor the name of published weights, such as "
                 f"{', '.join(close)} (vision.list_weights() names all)"
             )
         content = path.read_bytes()
