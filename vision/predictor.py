@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ def load_predictor(
         >>> predictor.dataset.categories, predictor.preprocessing.size
         (('class 0', 'class 1'), (224, 224))
     """
-    options = {"multi_label": True} if multi_label else {}
+    options: dict[str, Any] = {"multi_label": True} if multi_label else {}
     model = create_model(name, num_classes=num_classes, weights=weights, **options).to(device)
     if (record := model.weights_record) and model.num_classes != (own := len(record.dataset.categories)):
         # The model's last layer was then drawn anew, to be trained, and knows nothing yet.
