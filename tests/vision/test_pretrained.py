@@ -252,9 +252,9 @@ def wrong_files(folder: Path, state: dict) -> dict[str, tuple[Path, str]]:
     torch.save([1, 2], folder / "list.pth")
     files["list.pth"] = folder / "list.pth", "must hold a state dict"
     torch.save({"epoch": 3}, folder / "numbers.pth")
-    files["numbers.pth"] = folder / "numbers.pth", "must hold named tensors and nothing else"
+    files["numbers.pth"] = folder / "numbers.pth", "must hold a state dict, named tensors and nothing else"
     torch.save({1: torch.ones(1)}, folder / "nameless.pth")
-    files["nameless.pth"] = folder / "nameless.pth", "must hold named tensors and nothing else"
+    files["nameless.pth"] = folder / "nameless.pth", "must hold a state dict, named tensors and nothing else"
     torch.save({**state, weight: torch.ones(3)}, folder / "crooked.pth")
     files["crooked.pth"] = folder / "crooked.pth", "not a checkpoint, or a broken one"
     torch.save({**state, "extra.weight": torch.ones(1)}, folder / "more.pth")
