@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -134,21 +135,19 @@ class EESP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the unit to (B, M, *space)."""
-        if x.dim() != self.ndim + 2 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}: expected {self.ndim + 2} dimensions and {self.in_channels} channels"
-            )
+        _check_input(x, self.ndim, self.in_channels)
         y = _apply(self.reduce_layers, convolve[self.ndim](x, self.reduce_weight, groups=self.groups))
+        weights = self.branch_weights()
         branches = [
             convolve[self.ndim](
                 y,
-                weight,
+                weights[branch],  # by number, since torch.fx cannot trace how many there are
                 stride=self.stride,
                 padding=(self.kernel_size - 1) * dilation // 2,
                 dilation=dilation,
-                groups=self.width // weight.shape[1],
+                groups=self.width // weights[branch].shape[1],
             )
-            for weight, dilation in zip(self.branch_weights(), self.dilations, strict=True)
+            for branch, dilation in enumerate(self.dilations)
         ]
         out = self.expand(_apply(self.branch_layers, torch.cat(self.fuse(branches), dim=1)))
         out = _apply(self.expand_layers, out[:, : self.out_channels])
@@ -175,6 +174,12 @@ class EESP(nn.Module):
             f"{self.in_channels}, {self.out_channels}, ndim={self.ndim}, branches={self.branches}, "
             f"groups={self.groups}, dilations={self.dilations}"
         )
+
+
+@torch.fx.wrap  # a traced graph calls it on what it is given
+def _check_input(x: Tensor, ndim: int, in_channels: int) -> None:
+    if x.dim() != ndim + 2 or x.shape[1] != in_channels:
+        raise ValueError(f"input of shape {tuple(x.shape)}: expected {ndim + 2} dimensions and {in_channels} channels")
 
 
 def running_sums(branches: list[Tensor]) -> list[Tensor]:

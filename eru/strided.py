@@ -1,8 +1,7 @@
 """The strided EESP: down-sampling by two, with a long-range shortcut to the input image."""
 
-from functools import partial
-
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -92,29 +91,34 @@ class StridedEESP(nn.Module):
             self.shortcut = nn.Sequential(*layers).to(device=device, dtype=dtype)
         last = nn.Identity() if activation is None else activation(out_channels)
         self.activation = last.to(device=device, dtype=dtype)
-        self._halve = partial(_pool[ndim], kernel_size=3, stride=2, padding=1)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
         """Halve (B, M, *space); ``image`` (B, C, *as large as the result, or larger) feeds the shortcut."""
         out = self.halve(x)
         if self.shortcut is not None:
-            out = out + self.shortcut(self._pooled(image, out.shape))
+            out = out + self.shortcut(_pool_to(image, out.shape))
         return self.activation(out)
 
     def halve(self, x: Tensor) -> Tensor:
         """Both halves of the channels, before the shortcut and the activation."""
-        return torch.cat([self._halve(x), self.eesp(x)], dim=1)
+        return torch.cat([_halve(x, self.eesp.ndim), self.eesp(x)], dim=1)
 
-    def _pooled(self, image: Tensor | None, shape: torch.Size) -> Tensor:
-        """The image in the size of the result, whose shape is given."""
-        if image is None:
-            raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
-        if image.dim() != len(shape):
-            raise ValueError(f"image of shape {tuple(image.shape)}: expected {len(shape)} dimensions")
-        pooled, size = image, shape[2:]
-        while any(have > want for have, want in zip(pooled.shape[2:], size, strict=True)):
-            pooled = self._halve(pooled)
-        if pooled.shape[2:] != size:
-            given = tuple(image.shape[2:])
-            raise ValueError(f"image of size {given}: halving it never gives the size {tuple(size)} of the result")
-        return pooled
+
+@torch.fx.wrap  # how often it pools depends on the sizes, so a traced graph calls it as a whole
+def _pool_to(image: Tensor | None, shape: torch.Size) -> Tensor:
+    """The image in the size of the result, whose shape is given."""
+    if image is None:
+        raise ValueError("image=None: this unit has a long-range shortcut and needs the image")
+    if image.dim() != len(shape):
+        raise ValueError(f"image of shape {tuple(image.shape)}: expected {len(shape)} dimensions")
+    pooled, size = image, shape[2:]
+    while any(have > want for have, want in zip(pooled.shape[2:], size, strict=True)):
+        pooled = _halve(pooled, len(size))
+    if pooled.shape[2:] != size:
+        given = tuple(image.shape[2:])
+        raise ValueError(f"image of size {given}: halving it never gives the size {tuple(size)} of the result")
+    return pooled
+
+
+def _halve(x: Tensor, ndim: int) -> Tensor:
+    return _pool[ndim](x, kernel_size=3, stride=2, padding=1)

@@ -6,7 +6,9 @@ from typing import Any
 import click
 
 from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say
-from vision.batch import Failure, answer_files
+from vision.batch import Answered, Failure, answer_files
+from vision.datasets import read_labels
+from vision.pictures import as_address, passed_over
 from vision.predictor import load_predictor
 from vision.training.run import open_run
 
@@ -15,10 +17,12 @@ from vision.training.run import open_run
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
 @click.option("--model", required=True, metavar="NAME_OR_RUN", help="Such as espnetv2_200_seg_voc; or a run folder.")
 @click.option("--weights", default="DEFAULT", metavar="FILE_OR_NAME", help="DEFAULT: the model's published ones.")
-@click.option("--num-classes", type=int, help="How many classes the model has; its dataset's by default.")
+@click.option("--num-classes", type=int, help="How many classes the model has; by default as many as its weights.")
 @click.option("--size", metavar="HxW", help="The size of the model's input; by default that of its training.")
 @click.option("--top-k", type=int, default=5, help="How many labels are given of a picture at most.")
 @click.option("--threshold", type=float, help="Least score reported; 0.3 for boxes, 0.5 for independent labels.")
+@click.option("--labels", metavar="FILE", help="What the classes are called, one name a line.")
+@click.option("--multi-label", is_flag=True, help="The classifier's labels are independent; a .pth does not say so.")
 @click.option("--out", metavar="PNG_OR_FOLDER", help="Where to draw the answer; a folder for several pictures.")
 @device
 @as_json
@@ -27,6 +31,8 @@ def predict(
     model: str,
     weights: str,
     size: str | None,
+    labels: str | None,
+    multi_label: bool,
     out: str | None,
     device: str,
     as_json: bool,
@@ -34,20 +40,31 @@ def predict(
 ) -> None:
     """Classify, segment or find objects in PICTUREs: files, or folders of them.
 
-    Exit code 2 says that some picture failed; the answers about the others are given all the same.
+    Exit code 2 says that some picture failed, and 130 that Ctrl-C came; the answers about the others are given all
+    the same.
     """
     shape = None if size is None else parse_size("--size", size)
     options |= {"size": shape, "device": resolve_device(device)}
     if (Path(model) / "config.json").exists():
-        if weights != "DEFAULT" or options.pop("num_classes") is not None:
+        if weights != "DEFAULT" or options.pop("num_classes") is not None or labels is not None or multi_label:
             raise ValueError(f"--model {model}: a run folder has its own weights and classes: leave the options out")
         predictor = open_run(model).predictor(**options)
     else:
-        predictor = load_predictor(model, weights, **options)
+        names = None if labels is None else read_labels(labels)
+        predictor = load_predictor(model, weights, labels=names, multi_label=multi_label, **options)
+    outcomes: list[Answered | Failure] = []
+    interrupted = False
+    try:
+        for outcome in answer_files(predictor, pictures, out):
+            outcomes.append(outcome)
+    except KeyboardInterrupt:  # what is there is worth having
+        interrupted = True
+    for line in passed_over(pictures):
+        say(f"note: {line}")
     results, failures, lines = [], [], []
-    for outcome in answer_files(predictor, pictures, out):
+    for outcome in outcomes:
         if isinstance(outcome, Failure):
-            failures.append({"picture": str(outcome.path), "reason": outcome.reason})
+            failures.append({"picture": as_address(outcome.path) or str(outcome.path), "reason": outcome.reason})
             continue
         lines.append(f"{outcome.path}: {outcome.answer.describe()}")
         if outcome.first_of_many:
@@ -62,4 +79,8 @@ def predict(
             say(f"{len(failures)} of {len(results) + len(failures)} pictures failed:")
         for failure in failures:
             say(f"Error: {failure['reason']}")
+    if interrupted:
+        say(f"Stopped after {len(outcomes)} pictures.")
+        raise SystemExit(130)
+    if failures:
         raise SystemExit(2)

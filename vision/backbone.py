@@ -6,13 +6,16 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from eru import EESP2d
 from eru.eesp import Convolution
 from vision.layers import ConvNormAct, PublishedDown, init_weights
+from vision.options import whole_number
 
 WIDTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 LEVELS = 5
@@ -57,6 +60,18 @@ class FeatureInfo(list[dict[str, Any]]):
     def __init__(self, maps: Iterable[dict[str, Any]], out_indices: Sequence[int]) -> None:
         super().__init__(maps)
         self.out_indices = tuple(out_indices)
+
+    @property
+    def info(self) -> list[dict[str, Any]]:
+        """The list itself."""
+        return self
+
+    def get_dicts(
+        self, keys: Sequence[str] | None = None, indices: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """What the maps are, or of that the ``keys``."""
+        chosen = [self[i] for i in (self.out_indices if indices is None else indices)]
+        return [one if keys is None else {key: one[key] for key in keys} for one in chosen]
 
     def channels(self, indices: Sequence[int] | None = None) -> list[int]:
         """Channels of the maps."""
@@ -138,8 +153,7 @@ class ESPNetv2(nn.Module):
             raise ValueError(f"depth={depth}: must be 1 to {LEVELS}")
         if not set(image_levels) <= set(range(2, LEVELS + 1)):
             raise ValueError(f"image_levels={tuple(image_levels)}: must be among 2 to {LEVELS}")
-        if in_channels < 1:
-            raise ValueError(f"in_channels={in_channels}: must be at least 1")
+        in_channels = whole_number("in_channels", in_channels, least=1)
         self.width, self.in_channels, self.depth = width, in_channels, depth
         self.convolution, self.fusion, self.shortcut = convolution, fusion, shortcut
         self.out_indices = resolve_indices(range(depth) if out_indices is None else out_indices, depth)
@@ -184,14 +198,7 @@ class ESPNetv2(nn.Module):
 
     def forward_levels(self, x: Tensor, depth: int) -> list[Tensor]:
         """The maps of the first ``depth`` levels."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"image of type {kind}: expected a tensor of floating-point numbers, normalised")
-        if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SMALLEST_SIDE:
-            raise ValueError(
-                f"image of shape {tuple(x.shape)}: expected (N, {self.in_channels}, H, W) "
-                f"with H and W at least {SMALLEST_SIDE}"
-            )
+        _check_image(x, self.in_channels)
         recomputed = self.checkpointing and self.training
         # Pooling 3x3 with stride 2 and padding 1 halves the image and rounds up, as each level does with its map. The
         # image is pooled once for each level, and so is always as large as the result of the level that is fed it.
@@ -208,6 +215,17 @@ class ESPNetv2(nn.Module):
         self.checkpointing = enable
 
 
+@torch.fx.wrap  # a traced graph calls it on what it is given
+def _check_image(x: Tensor, channels: int) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"image of type {kind}: expected a tensor of floating-point numbers, normalised")
+    if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"image of shape {tuple(x.shape)}: expected (N, {channels}, H, W) with H and W at least {SMALLEST_SIDE}"
+        )
+
+
 def _recomputed(level: Level, x: Tensor, image: Tensor) -> Tensor:
     """Run a level whose inside the backward pass computes again."""
     return checkpoint(level, x, image, use_reentrant=False, context_fn=lambda: (nullcontext(), _not_tracking(level)))
@@ -218,7 +236,7 @@ def _not_tracking(level: Level) -> Iterator[None]:
     """Keep the running statistics, which have seen this batch already; normalisation works as in training."""
     kept = []
     for norm in level.modules():
-        if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:
+        if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None:
             kept.append((norm, norm.momentum, norm.num_batches_tracked, norm.num_batches_tracked.clone()))
             norm.momentum = 0.0
     try:

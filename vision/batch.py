@@ -52,6 +52,8 @@ def answer_files(
             Pillow is not installed.
     """
     require_pillow()
+    if out is not None and str(out).strip() in ("", "-"):
+        raise ValueError(f"out={str(out)!r}: must be a name that ends in .png, or a folder")
     files = list_pictures(paths)
     targets = [None] * len(files) if out is None else _targets(paths, files, Path(out))
     with Progress(len(files), unit="pictures", quiet=len(files) == 1) as progress:

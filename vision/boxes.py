@@ -76,8 +76,8 @@ def make_priors(
         step_y = min(stride / height, 1) if stride else 1 / rows
         step_x = min(stride / width, 1) if stride else 1 / columns
         y, x = torch.meshgrid(
-            (torch.arange(rows, device=device) + 0.5) * step_y,
-            (torch.arange(columns, device=device) + 0.5) * step_x,
+            (torch.arange(rows, dtype=torch.float32, device=device) + 0.5) * step_y,
+            (torch.arange(columns, dtype=torch.float32, device=device) + 0.5) * step_x,
             indexing="ij",
         )
         boxes = [(side, side), (math.sqrt(side * following),) * 2]

@@ -1,6 +1,6 @@
 """Classification: one label a picture, or several."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,8 @@ class Classifier(Network):
         torch.Size([2, 10])
     """
 
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {"num_classes": ("classifier.weight", 0)}
+
     def __init__(
         self,
         width: float = 1.0,
@@ -54,7 +56,6 @@ class Classifier(Network):
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout}: must be 0 to 1")
         self.multi_label, self.dropout = multi_label, dropout
-        self.num_features = self.feature_info[-1]["num_chs"]
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reset_classifier(num_classes)
 
@@ -63,17 +64,13 @@ class Classifier(Network):
         self._take_classes(num_classes, least=0)
         like = next(self.backbone.parameters())
         self.classifier: nn.Module = nn.Identity()
-        if num_classes:
-            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        if self.num_classes:
+            self.classifier = nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
             init_weights(self.classifier)
 
     def get_classifier(self) -> nn.Module:
         """The linear layer, or an identity where there are no classes."""
         return self.classifier
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The backbone's last map (N, num_features, H / 32, W / 32)."""
-        return self.backbone.forward_features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a last map; with ``pre_logits`` what the classifier would see."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 Colour = tuple[int, int, int]
 
@@ -73,6 +74,23 @@ def voc_palette(size: int) -> tuple[Colour, ...]:
 def numbered(num_classes: int) -> Dataset:
     """A dataset of which only the number of classes is known, at least 1: ``class 0``, ``class 1``, ..."""
     return Dataset("numbered", f"{num_classes} classes", tuple(f"class {i}" for i in range(num_classes)))
+
+
+def read_labels(path: str | Path) -> tuple[str, ...]:
+    """The names of classes in a text file, one a line, in the order of a model's outputs.
+
+    Raises:
+        ValueError: The file cannot be read, a line is empty, or two are the same; the message names the file.
+    """
+    try:
+        names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines())
+        if "" in names:
+            raise ValueError(f"line {names.index('') + 1} is empty: each must hold the name of a class")
+        Dataset("labels", "", names)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"labels {str(path)!r}: {reason}") from error
+    return names
 
 
 def _labels(name: str) -> tuple[str, ...]:

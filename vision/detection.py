@@ -1,7 +1,7 @@
 """Object detection: a single-shot detector (SSD) on ESPNetv2."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from vision.boxes import BOXES_PER_CELL, decode, make_priors, match, nms_mask, t
 from vision.layers import ConvNormAct, EfficientPyramid, init_weights, resize
 from vision.multibox import check_targets, multibox_loss
 from vision.network import Network
+from vision.options import whole_number
 
 _LEVELS = (2, 3, 4)  # the backbone's maps that are used, counted from 0
 _EXTRA_CHANNELS = (512, 256, 128)
@@ -53,6 +54,7 @@ class Detector(Network):
 
     Raises:
         ValueError: Options that do not fit, images of another shape, or targets that are missing or wrong.
+        TypeError: Images or targets that are no tensors.
 
     Source:
         ESPNetv2, section 4.3, Table 3, and the authors' published networks; SSD (arXiv 1512.02325).
@@ -67,6 +69,13 @@ class Detector(Network):
     """
 
     image_levels = (2, 3, 4, 5)
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {"num_classes": ("cls_layers.0.weight", 0)}
+
+    @classmethod
+    def read_options(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """See :meth:`vision.network.Network.read_options`; a cell's outputs are those of several boxes."""
+        found = super().read_options(state)
+        return found | {"num_classes": found["num_classes"] // BOXES_PER_CELL} if "num_classes" in found else found
 
     def __init__(
         self,
@@ -94,11 +103,10 @@ class Detector(Network):
         for name, value in (("score", score_threshold), ("nms", nms_threshold), ("match", match_threshold)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}_threshold={value}: must be 0 to 1")
-        if top_k < 1:
-            raise ValueError(f"top_k={top_k}: must be at least 1")
         if negatives < 0:
             raise ValueError(f"negatives={negatives}: must be at least 0")
-        self.size, self.top_k, self.negatives = (size[0], size[1]), top_k, negatives
+        self.size, self.negatives = (int(size[0]), int(size[1])), negatives
+        self.top_k = whole_number("top_k", top_k, least=1)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.match_threshold = match_threshold
         sizes = self.map_channels = (*self.feature_info.channels(_LEVELS), *_EXTRA_CHANNELS)
@@ -123,7 +131,7 @@ class Detector(Network):
         """Make new point-wise convolutions for other classes, the background included."""
         self._take_classes(num_classes, least=2)
         like = self.loc_layers[0].weight
-        self.cls_layers = _heads(self.map_channels, num_classes, {"device": like.device, "dtype": like.dtype})
+        self.cls_layers = _heads(self.map_channels, self.num_classes, {"device": like.device, "dtype": like.dtype})
 
     def get_classifier(self) -> nn.ModuleList:
         """The convolutions that give the confidences, one for each map."""
@@ -177,9 +185,14 @@ class Detector(Network):
             if images.dim() != 4:
                 raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {channels}, H, W)")
             return images, [(images.shape[2], images.shape[3])] * images.shape[0]
+        if not isinstance(images, Sequence):
+            raise TypeError(f"images of type {type(images).__name__}: expected a tensor, or a list of tensors")
         if not images:
             raise ValueError("images: an empty list; expected at least one image")
         for i, image in enumerate(images):
+            if not isinstance(image, Tensor):
+                kind = type(image).__name__
+                raise TypeError(f"images[{i}] of type {kind}: expected a tensor ({channels}, H, W), normalised")
             if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
                 raise ValueError(f"images[{i}] of shape {tuple(image.shape)}: expected ({channels}, H, W)")
         sizes = [(image.shape[1], image.shape[2]) for image in images]

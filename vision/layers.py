@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ def norm_and_prelu(channels: int, **place: Any) -> nn.Sequential:
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear interpolation with corners aligned, as everywhere in the published networks."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)  # pyright: ignore[reportArgumentType]
 
 
 class EfficientPyramid(nn.Module):
@@ -93,10 +94,15 @@ class EfficientPyramid(nn.Module):
         scale, convolve, size = self.scales[i], self.branches[i], (y.shape[2], y.shape[3])
         if scale == 1:
             return convolve(y)
-        other = max(5, math.ceil(size[0] * scale)), max(5, math.ceil(size[1] * scale))
+        other = _scaled(size[0], scale), _scaled(size[1], scale)
         if scale < 1:
             return resize(convolve(F.adaptive_avg_pool2d(y, other)), size)
         return F.adaptive_avg_pool2d(convolve(resize(y, other)), size)
+
+
+@torch.fx.wrap  # Python's arithmetic, which a traced graph calls as a whole
+def _scaled(side: int, scale: float) -> int:
+    return max(5, math.ceil(side * scale))
 
 
 class EfficientPointwise(nn.Module):
@@ -127,7 +133,8 @@ class PublishedDown(StridedEESP):
 
     Their files hold parameters that no output depends on: the EESP's last activation in every such unit, and, without
     ``feed_image``, as at level 5 of the classifiers, the whole shortcut. They are held here, frozen, so that published
-    files load strictly and the parameters are as many as in the paper. The ``options`` are further ones of
+    files load strictly and the parameters are as many as in the paper. Whoever makes them trainable again, for
+    instance with all others, gives them gradients of zero. The ``options`` are further ones of
     :class:`eru.StridedEESP`.
     """
 
@@ -136,14 +143,23 @@ class PublishedDown(StridedEESP):
         self.feed_image = feed_image
         # A strided EESP ends before its activation, so this one is only held.
         like = self.eesp.reduce_weight
-        unused = nn.PReLU(out_channels - in_channels, device=like.device, dtype=like.dtype)
-        self.eesp.activation = unused.requires_grad_(False)
-        if self.shortcut is not None and not feed_image:
-            self.shortcut.requires_grad_(False)
+        self.eesp.activation = nn.PReLU(out_channels - in_channels, device=like.device, dtype=like.dtype)
+        for parameter in self._unused():
+            parameter.requires_grad_(False)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
         """Halve (N, M, H, W); the image feeds the shortcut, if it is fed at all."""
-        return super().forward(x, image) if self.feed_image else self.activation(self.halve(x))
+        out = super().forward(x, image) if self.feed_image else self.activation(self.halve(x))
+        for parameter in self._unused():
+            if parameter.requires_grad:
+                # Data parallelism waits for a gradient of every trainable parameter. The sum of no numbers is 0.
+                out = out + parameter[:0].sum().to(out.dtype)
+        return out
+
+    def _unused(self) -> list[nn.Parameter]:
+        """The parameters that no output depends on."""
+        parts = [self.eesp.activation, None if self.feed_image else self.shortcut]
+        return [parameter for part in parts if part is not None for parameter in part.parameters()]
 
 
 def init_weights(module: nn.Module) -> None:

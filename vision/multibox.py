@@ -21,7 +21,10 @@ def check_targets(
 
     Raises:
         ValueError: There is not one target for each image, or one is wrong; the message names it and what is wrong.
+        TypeError: A target is no dictionary of tensors.
     """
+    if isinstance(targets, Mapping):
+        raise TypeError("targets of type dict: must be a list with a dictionary for each image")
     if targets is None or len(targets) != len(sizes):
         given = None if targets is None else f"{len(targets)} of them"
         raise ValueError(f"targets={given}: in training there must be one for each of the {len(sizes)} images")
@@ -30,9 +33,16 @@ def check_targets(
 
 
 def _check_target(name: str, target: Mapping[str, Tensor], size: tuple[int, int], num_classes: int) -> None:
-    missing = [key for key in ("boxes", "labels") if not isinstance(target.get(key), Tensor)]
-    if missing:
+    if not isinstance(target, Mapping):
+        raise TypeError(
+            f"{name} of type {type(target).__name__}: must be a dictionary with the tensors boxes and labels"
+        )
+    if missing := [key for key in ("boxes", "labels") if key not in target]:
         raise ValueError(f"{name} holds no tensor {' and no tensor '.join(missing)}, only {sorted(target)}")
+    for key, shape in (("boxes", "(n, 4)"), ("labels", "(n,)")):
+        if not isinstance(target[key], Tensor):
+            kind = type(target[key]).__name__
+            raise TypeError(f'{name}["{key}"] of type {kind}: must be a tensor {shape}; torch.as_tensor makes one')
     boxes, labels = target["boxes"], target["labels"]
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f'{name}["boxes"] of shape {tuple(boxes.shape)}: expected (n, 4)')

@@ -1,13 +1,14 @@
 """What all whole models share: a backbone with a head, and a description from which they can be built again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from vision.backbone import LEVELS, ESPNetv2, FeatureInfo
 from vision.datasets import Dataset
+from vision.options import whole_number
 from vision.preprocessing import Preprocessing
 
 # Where a model lives, how many classes it has and which levels its kind uses are told apart from its options.
@@ -32,6 +33,9 @@ class Network(nn.Module):
     depth: ClassVar[int] = LEVELS
     image_levels: ClassVar[tuple[int, ...]] = (2, 3, 4)  # the levels that are fed the image
 
+    # What a kind of models tells by its weights: the number of classes or an option, the weight and its axis.
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {}
+
     num_classes: int
     reset_classifier: Callable[[int], None]
     name: str | None = None  # like preprocessing, where the registry made the model
@@ -48,10 +52,27 @@ class Network(nn.Module):
         names = option_names(type(self))
         return {name: getattr(self if hasattr(self, name) else self.backbone, name) for name in names}
 
+    @classmethod
+    def read_options(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """What the shapes of a state dict say of its model: some of the options, and the number of classes."""
+        shapes = {"in_channels": ("backbone.level1.0.weight", 1), **cls.told_by_shapes}
+        # The sizes of an axis, which is missing where a file is crooked.
+        sizes = {option: state[name].shape[axis:] for option, (name, axis) in shapes.items() if name in state}
+        return {option: size[0] for option, size in sizes.items() if size}
+
     @property
     def feature_info(self) -> FeatureInfo:
         """What the backbone's maps are."""
         return self.backbone.feature_info
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the backbone's last map."""
+        return self.feature_info[-1]["num_chs"]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The backbone's last map (N, num_features, H / r, W / r), with the last reduction r of ``feature_info``."""
+        return self.backbone.forward_features(x)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See :meth:`vision.ESPNetv2.set_grad_checkpointing`."""
@@ -59,6 +80,4 @@ class Network(nn.Module):
 
     def _take_classes(self, num_classes: int, least: int) -> None:
         """Remember how many classes there are from now on; what they are called is then unknown."""
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < least:
-            raise ValueError(f"num_classes={num_classes!r}: must be a whole number, at least {least}")
-        self.num_classes, self.dataset = num_classes, None
+        self.num_classes, self.dataset = whole_number("num_classes", num_classes, least), None

@@ -1,14 +1,16 @@
 """From a picture to the model's answer about it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vision.answers import Answer, Classification, Detections, Segmentation
+from vision.backbone import SMALLEST_SIDE
 from vision.datasets import Dataset, numbered
 from vision.pictures import open_picture
 from vision.preprocessing import Preprocessing
@@ -148,18 +150,24 @@ def load_predictor(
     device: torch.device | str = "cpu",
     top_k: int = 5,
     threshold: float | None = None,
+    labels: Sequence[str] | None = None,
+    multi_label: bool = False,
 ) -> Predictor:
     """A predictor for a model of the registry, by default with its published weights.
 
     Args:
         name: The model's name, see :func:`vision.list_models`.
         weights: As for :func:`vision.create_model`; by default the model's published ones.
-        num_classes: How many classes the model tells apart; those of its dataset by default.
+        num_classes: How many classes the model tells apart; by default as many as the weights.
         size: Height and width of the model's input; by default as the published weights, or else models of its kind,
             were trained.
         device: Where to compute.
         top_k: As for :class:`Predictor`.
         threshold: As for :class:`Predictor`.
+        labels: What the classes are called, in the order of the model's outputs; a detector's first one is the
+            background. By default as in the model's dataset, if it has as many.
+        multi_label: Whether a classifier's picture may have several labels, or none; what
+            :func:`vision.save_weights` wrote knows by itself.
 
     Raises:
         ValueError: An unknown name, weights that do not fit, or options that do not.
@@ -169,10 +177,29 @@ def load_predictor(
         >>> predictor.dataset.categories, predictor.preprocessing.size
         (('class 0', 'class 1'), (224, 224))
     """
-    model = create_model(name, num_classes=num_classes, weights=weights).to(device)
+    options: dict[str, Any] = {"multi_label": True} if multi_label else {}
+    model = create_model(name, num_classes=num_classes, weights=weights, **options).to(device)
     if (record := model.weights_record) and model.num_classes != (own := len(record.dataset.categories)):
         # The model's last layer was then drawn anew, to be trained, and knows nothing yet.
         raise ValueError(f"num_classes={num_classes}: the weights {record.name} tell {own} classes apart")
-    preprocessing = model.preprocessing if size is None else replace(model.preprocessing, size=size)
+    preprocessing = resized(model.preprocessing, size)
     dataset = model.dataset or numbered(model.num_classes)
+    if labels is not None:
+        if len(labels) != model.num_classes:
+            raise ValueError(f"labels: {len(labels)} names, but the model has {model.num_classes} classes")
+        dataset = Dataset("labels", "the labels given", tuple(labels))
     return Predictor(model, preprocessing, dataset, top_k=top_k, threshold=threshold)
+
+
+def resized(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    """The same for a model's input of another height and width, if one is given.
+
+    Raises:
+        ValueError: The size is smaller than any of the networks takes, or too large.
+    """
+    if size is None:
+        return preprocessing
+    changed = replace(preprocessing, size=size)
+    if min(size) < SMALLEST_SIDE:
+        raise ValueError(f"size={size}: must be a height and a width of at least {SMALLEST_SIDE}")
+    return changed

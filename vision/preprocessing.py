@@ -64,7 +64,7 @@ class Preprocessing:
         resized = picture.resize((width, height), Resampling.BILINEAR, box)
         # Pillow's pixels are (height, width, channels), while torch's convolutions want the channels first.
         values = torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        mean, std = (torch.tensor(each, dtype=torch.float32) for each in (self.mean, self.std))
         return ((values - mean[:, None, None]) / std[:, None, None]).contiguous()
 
     def _centre(self, width: int, height: int, crop: float) -> tuple[float, float, float, float]:

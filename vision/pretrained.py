@@ -2,23 +2,21 @@
 
 import difflib
 import hashlib
-import io
 import json
 import os
 import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from eru.storage import atomic_write, cache_dir, download, make_cache_folder
+from vision.checkpoints import plain_names, read_checkpoint, refusal, unwrap
 from vision.network import Network
+from vision.pictures import as_address
 from vision.weights import WEIGHTS, Weights, from_published, is_published
 
 _ARCHITECTURE = "architecture"  # in a safetensors file's metadata
@@ -68,8 +66,9 @@ class WeightsFile:
         # Path.is_file raises where no file can have such a name.
         if record is None and not os.path.isfile(path):  # noqa: PTH113
             close = difflib.get_close_matches(str(weights), WEIGHTS, n=3) or ["espnetv2_100.imagenet_224"]
+            given = _line(as_address(str(weights)) or str(weights))
             raise ValueError(
-                f"weights={_line(str(weights))!r}: no such file, nor the name of published weights, such as "
+                f"weights={given!r}: no such file, nor the name of published weights, such as "
                 f"{', '.join(close)} (vision.list_weights() names all)"
             )
         content = path.read_bytes()
@@ -81,58 +80,41 @@ class WeightsFile:
     def state(self) -> dict[str, Tensor]:
         """The state dict, in this library's names; a file that holds none, or more than tensors, is refused."""
         try:
-            return _parse(self.content, safe=self.path.suffix == ".safetensors")
+            state = read_checkpoint(self.content, safe=self.path.suffix == ".safetensors")
+            return from_published(state) if is_published(state) else state
         except pickle.UnpicklingError as error:
-            # torch's message goes on with advice to load the file without this protection.
-            said = re.search(r"WeightsUnpickler error: (.*)", str(error))
-            reason = said[1] if said else "no pickle of tensors"
-            raise ValueError(f"{self.path}: refused: broken, or holds more than tensors ({_line(reason)})") from error
+            raise ValueError(f"{self.path}: refused: {_line(refusal(error), 400)}") from error
         except Exception as error:  # torch raises whatever a damaged pickle makes it do
-            reason = f"{type(error).__name__}: {_line(str(error))}"
+            reason = _line(f"{type(error).__name__}: {error}", 400)
             raise ValueError(f"{self.path}: not a checkpoint, or a broken one ({reason})") from error
 
     def architecture(self) -> dict[str, Any]:
         """What the file knows about its model: its name, and in our own files the constructor's arguments."""
         if self.record is not None:
             return {"name": self.record.model}
-        if self.path.suffix != ".safetensors":
-            return {}
         try:
             size = int.from_bytes(self.content[:8], "little")
             header = json.loads(self.content[8 : 8 + size])
             return dict(json.loads(header["__metadata__"][_ARCHITECTURE]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):  # another kind of file
             return {}
 
 
-def _line(text: str) -> str:
+def _line(text: str, limit: int = 200) -> str:
     """A text in one line of bearable length."""
     text = " ".join(text.split())
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _parse(content: bytes, *, safe: bool) -> dict[str, Tensor]:
-    if safe:
-        return load(content)
-    with warnings.catch_warnings(action="ignore"):  # what is wrong with a file is said in one line
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not state:
-        raise ValueError("it must hold a state dict")
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
-        raise ValueError("its state dict must hold named tensors and nothing else")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return from_published(state) if is_published(state) else dict(state)
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) -> Weights | None:
     """Load weights into a model, strictly: every entry must be there and fit.
 
+    The file may hold its state dict inside of dictionaries (``{"model_state_dict": ...}``), if it holds only one, and
+    under the names of compiled, parallel and averaged models and of usual trainers.
+
     Args:
-        model: A whole model, or a backbone, which takes what the file's backbone has for it.
+        model: A whole model, or a backbone, which takes what the file's backbone has for it. Of a compiled, parallel
+            or averaged model, the one inside is meant.
         weights: A record, its name, or the path of a file: the authors' ``.pth``, or one that
             :func:`save_weights` wrote; or such a file already read.
 
@@ -143,7 +125,9 @@ def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) 
         ValueError: There is no such file, it is not the published one, is broken, or does not fit the model.
     """
     file = weights if isinstance(weights, WeightsFile) else WeightsFile.find(weights)
-    own = model.state_dict()
+    model = unwrap(model)
+    names = dict(zip(plain_names(model.state_dict()), model.state_dict(), strict=True))
+    own = plain_names(model.state_dict())
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError("device='meta': a model without numbers cannot take weights; build it on a real device")
     state = file.state()
@@ -151,7 +135,7 @@ def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) 
         inside = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
         state = {name: inside[name] for name in own if name in inside}
     _check_fit(own, state, file)
-    model.load_state_dict(state)
+    model.load_state_dict({name: state[plain] for plain, name in names.items()})
     return file.record
 
 
@@ -173,8 +157,8 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model's state as safetensors, whole or not at all, with what builds the model again.
 
     Args:
-        model: Any module. One that the registry made is built again, with its options, by
-            ``create_model(name, weights=path)``.
+        model: Any module; of a compiled, parallel or averaged one, the one inside is meant. One that the registry
+            made is built again, with its options, by ``create_model(name, weights=path)``.
         path: A name that ends in ``.safetensors``.
 
     Raises:
@@ -189,7 +173,11 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r}: must end in .safetensors")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    model = unwrap(model)
+    state = {  # a part may be compiled, too
+        name.replace("_orig_mod.", ""): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     metadata = {"format": "pt"}
     if isinstance(model, Network) and model.name is not None:
         described = {"name": model.name, "num_classes": model.num_classes, **model.architecture()}

@@ -19,6 +19,15 @@ from vision.weights import KINDS, WEIGHTS, Weights, list_weights, model_name
 
 _NETWORKS: dict[str, type[Network]] = {"classification": Classifier, "segmentation": Segmenter, "detection": Detector}
 _MODELS = {model_name(width, suffix): (width, kind) for width in WIDTHS for suffix, kind in KINDS.items()}
+# What timm calls options that are here too, where they have other names.
+_TIMM = {
+    "in_chans": "in_channels",
+    "drop_rate": "dropout",
+    "pretrained": "weights='DEFAULT'",
+    "pretrained_backbone": "weights_backbone='DEFAULT'",
+    "checkpoint_path": "weights='FILE'",
+    "img_size": "size",
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -63,8 +72,8 @@ def create_model(
 
     Args:
         name: The model's name, see :func:`list_models`.
-        num_classes: How many classes it tells apart; those of its dataset by default. With this model's published
-            weights and another number, the last layer is drawn anew.
+        num_classes: How many classes it tells apart; by default as many as the file of weights has, or else the
+            model's dataset. With this model's published weights and another number, the last layer is drawn anew.
         weights: ``"DEFAULT"`` (the model's published file), a record or its name, or the path of a file; see
             :func:`vision.load_weights`.
         weights_backbone: Weights of which only the backbone is taken, such as a classifier's for a detector;
@@ -74,7 +83,8 @@ def create_model(
         device: Where the parameters live.
         dtype: Type of the parameters.
         options: Options of the model's class: ``in_channels``, ``multi_label``, ``fusion``, ``shortcut``, ... A file
-            that :func:`vision.save_weights` wrote knows those of its model, and the number of its classes.
+            that :func:`vision.save_weights` wrote knows those of its model, and any file those that its shapes tell:
+            the number of classes, ``in_channels`` and ``pyramid_width``.
 
     Returns:
         The model, in training mode as every new module. ``model.preprocessing`` turns a picture into its input,
@@ -112,6 +122,8 @@ def create_model(
     record, saved = (None, {}) if file is None else (file.record, file.architecture())
     if file is not None and (other := saved.pop("name", name)) != name:
         raise ValueError(f"{file.path} holds weights of {other}, not of {name}")
+    if file is not None and record is None:
+        saved = {**network.read_options(file.state()), **saved}  # a state dict alone says at least what shapes say
     own = len(kind.dataset.categories)
     held = saved.pop("num_classes", own)
     classes = held if num_classes is None else num_classes
@@ -139,7 +151,9 @@ def _build(name: str, build: Callable[..., Any], options: Mapping[str, Any], **d
     known = option_names(build)
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"{option}={value!r}: {name} has no such option here; it has {', '.join(known)}")
+            meant = _TIMM.get(option) or next(iter(difflib.get_close_matches(option, known, n=1)), "")
+            hint = f"{meant} is meant; " if meant.partition("=")[0] in (*known, "weights", "weights_backbone") else ""
+            raise ValueError(f"{option}={value!r}: {name} has no such option here; {hint}it has {', '.join(known)}")
     return build(**options, **decided)
 
 

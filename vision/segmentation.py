@@ -1,6 +1,6 @@
 """Semantic segmentation: a class for every pixel."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from eru.eesp import Convolution
 from vision.layers import EfficientPointwise, EfficientPyramid, init_weights, norm_and_prelu, resize
 from vision.network import Network
+from vision.options import whole_number
 
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 _PLANES = (64, 48, 32)
@@ -45,6 +46,10 @@ class Segmenter(Network):
     """
 
     depth = 4
+    told_by_shapes: ClassVar[dict[str, tuple[str, int]]] = {
+        "num_classes": ("pyramids.3.expand.weight", 0),
+        "pyramid_width": ("pyramids.0.project.0.weight", 0),
+    }
 
     def __init__(
         self,
@@ -64,17 +69,17 @@ class Segmenter(Network):
         super().__init__(width=width, in_channels=in_channels, **kind, **place)
         self._take_classes(num_classes, least=1)
         if pyramid_width is None:
-            pyramid_width = min(max(num_classes // 2, 10), 16)
-        if pyramid_width < 1:
-            raise ValueError(f"pyramid_width={pyramid_width}: must be at least 1")
-        self.pyramid_width = pyramid_width
+            pyramid_width = min(max(self.num_classes // 2, 10), 16)
+        self.pyramid_width = pyramid_width = whole_number("pyramid_width", pyramid_width, least=1)
         coarsest, *finer = reversed(self.feature_info.channels())
         # Each pyramid takes what the one before it gives, the first one the coarsest map.
         self.pyramids = nn.ModuleList(
             EfficientPyramid(before, planes, pyramid_width, SCALES, **place)
             for before, planes in zip((coarsest, *_PLANES[:-1]), _PLANES, strict=True)
         )
-        self.pyramids.append(EfficientPyramid(_PLANES[-1], num_classes, pyramid_width, SCALES, last=True, **place))
+        self.pyramids.append(
+            EfficientPyramid(_PLANES[-1], self.num_classes, pyramid_width, SCALES, last=True, **place)
+        )
         self.skips = nn.ModuleList(
             EfficientPointwise(size, planes, **place) for size, planes in zip(finer, _PLANES, strict=True)
         )
@@ -86,7 +91,7 @@ class Segmenter(Network):
         self._take_classes(num_classes, least=1)
         old = self.get_classifier()
         like: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
-        self.pyramids[-1].expand = nn.Conv2d(old.in_channels, num_classes, 1, **like)
+        self.pyramids[-1].expand = nn.Conv2d(old.in_channels, self.num_classes, 1, **like)
         init_weights(self.get_classifier())
 
     def get_classifier(self) -> nn.Conv2d:

@@ -1,12 +1,15 @@
+import importlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vision.pictures import open_picture
 from vision.pretrained import save_weights
 from vision.registry import create_model
 
@@ -141,6 +144,7 @@ def test_the_published_weights_are_the_default(call, album, monkeypatch):
         "predict", album, "--model=m", "--weights=w", "--num-classes=4", "--size=20x30", "--top-k=2", "--threshold=.1"
     )
     usual = {"num_classes": None, "size": None, "device": "cpu", "top_k": 5, "threshold": None}
+    usual |= {"labels": None, "multi_label": False}
     changed = {"num_classes": 4, "size": (20, 30), "top_k": 2, "threshold": 0.1}
     assert asked == [(("espnetv2_200", "DEFAULT"), usual), (("m", "w"), asked[1][1])]
     assert asked[1][1].items() >= changed.items()
@@ -151,7 +155,11 @@ def test_the_published_weights_are_the_default(call, album, monkeypatch):
     [
         (["--size=64"], "--size '64': must be HEIGHTxWIDTH"),
         (["--size=0x64"], "size=(0, 64)"),
-        (["--size=16x16"], "16"),
+        (["--size=16x16"], "size=(16, 16): must be a height and a width of at least 32"),
+        (["--size=64x31"], "size=(64, 31): must be a height and a width of at least 32"),
+        (["--weights=https://example.org/a.pth"], "weights='https://example.org/a.pth': no such file"),
+        (["--multi-label"], "multi_label=True: espnetv2_050_seg_voc has no such option"),
+        (["--labels=none.txt"], "labels 'none.txt': No such file"),
         (["--size=100000000x3"], "size=(100000000, 3)"),
         (["--size=-1x64"], "--size '-1x64': must be"),
         (["--size=64x48x3"], "--size '64x48x3': must be"),
@@ -200,3 +208,122 @@ def test_no_picture_at_all(call, predict, tmp_path):
     answer = predict("segment", tmp_path)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith(f"Error: {tmp_path}: no pictures in this folder")
+
+
+# --- folders: what is taken, what is noted, what is written
+
+
+def test_a_folder_into_itself_any_number_of_times_gives_the_same_files(predict, album):
+    for name in ("b.png", "c.gif"):
+        (album / name).unlink()
+    said, files = [], []
+    for _ in range(3):
+        answer = predict("segment", album, "--out", album, "--json")
+        said.append([(result["picture"], result["written"]) for result in answer.json["results"]])
+        files.append(sorted(path.name for path in album.iterdir()))
+    assert said[0] == said[1] == said[2]
+    assert files[0] == files[1] == files[2]
+    assert [Path(picture).name for picture, _ in said[0]] == ["a.png", "d.jpg"]
+    drawn = "a-2.mask.png, a-2.png, d.mask.png, ..."
+    assert answer.err == f"note: {album}: passed over 4 pictures that show answers ({drawn})\n"
+
+
+def test_what_may_have_been_meant_is_noted(predict, album):
+    for name in ("b.png", "c.gif"):
+        (album / name).unlink()
+    assert predict("classify", album).err == ""  # notes.txt is no picture
+    for name in ("z.HEIC", "raw.dng", "page.eps"):
+        (album / name).write_bytes(b"whatever")
+    (album / "sub").mkdir()
+    (album / ".hidden").mkdir()
+    answer = predict("classify", album, album)
+    assert answer.code == 0
+    unread = "3 pictures of formats that are not read here (page.eps, raw.dng, z.HEIC)"
+    assert answer.err == f"note: {album}: passed over 1 sub-folders (sub); {unread}\n"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_interrupt_keeps_the_answers_that_are_there(predict, album, count, monkeypatch):
+    batch = importlib.import_module("vision.batch")
+    opened = []
+
+    def interrupt(path):
+        if len(opened) == count:
+            raise KeyboardInterrupt
+        opened.append(path)
+        return open_picture(path)
+
+    monkeypatch.setattr(batch, "open_picture", interrupt)
+    answer = predict("classify", album, "--json")
+    assert answer.code == 130
+    results = json.loads(answer.out)["results"]
+    assert [Path(result["picture"]).name for result in results] == ["a.png", "b.png"][:count]
+    assert answer.err == f"Stopped after {count} pictures.\n"
+
+
+@pytest.mark.parametrize("out", ["", " ", "-"])
+def test_an_out_that_names_nothing(predict, album, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    answer = predict("segment", album / "a.png", "--out", out)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"Error: out={out!r}: must be a name that ends in .png, or a folder\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_address_is_named_as_it_was_given(predict):
+    answer = predict("classify", "https://example.org/cat.jpg", "--json")
+    assert answer.code == 2
+    assert json.loads(answer.out)["failures"][0]["picture"] == "https://example.org/cat.jpg"
+    assert answer.err == "Error: https://example.org/cat.jpg: an address, not a file: download it first\n"
+
+
+# --- a state dict alone, whose classes have no names
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_labels_name_the_classes_of_a_state_dict(call, album, tmp_path, task):
+    model = create_model(MODELS[task])
+    model.reset_classifier(4)
+    torch.save(model.state_dict(), tmp_path / "tuned.pth")
+    (tmp_path / "labels.txt").write_text("background\ncat\nbig dog\nbird \n")
+    options = ["--model", MODELS[task], "--weights", tmp_path / "tuned.pth", "--size=64x64", "--threshold=0"]
+    said = call("predict", album / "a.png", *options, "--labels", tmp_path / "labels.txt", "--json").json
+    result = said["results"][0]
+    named = set(result.get("labels", result.get("shares")))
+    assert named
+    assert named <= {"background", "cat", "big dog", "bird"}
+    (tmp_path / "labels.txt").write_text("background\ncat\n")
+    answer = call("predict", album / "a.png", *options, "--labels", tmp_path / "labels.txt")
+    assert (answer.code, answer.err) == (2, "Error: labels: 2 names, but the model has 4 classes\n")
+
+
+def test_a_state_dict_can_be_of_several_labels(call, album, tmp_path):
+    model = create_model("espnetv2_050", num_classes=3)
+    model.classifier.bias.data = torch.tensor([5.0, -5.0, 5.0])
+    torch.save(model.state_dict(), tmp_path / "tuned.pth")
+    options = ["--model=espnetv2_050", "--weights", tmp_path / "tuned.pth", "--size=64x64", "--json"]
+    several, one = (
+        call("predict", album / "a.png", *options, *more).json["results"][0]["probabilities"]
+        for more in (["--multi-label"], [])
+    )
+    assert len(several) == 2
+    assert min(several) > 0.5
+    assert sum(one) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"cat\n\ndog\n", "line 2 is empty"),
+        (b"", "must hold at least one name"),
+        (b"cat\ncat\n", "'cat' twice"),
+        (b"caf\xe9\n", "utf-8"),
+    ],
+)
+def test_labels_that_are_no_names(predict, album, tmp_path, content, said):
+    (tmp_path / "labels.txt").write_bytes(content)
+    answer = predict("classify", album, "--labels", tmp_path / "labels.txt")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"Error: labels {str(tmp_path / 'labels.txt')!r}: ")
+    assert said in answer.err

@@ -197,6 +197,10 @@ def test_out_indices_choose_the_maps_and_their_order():
     assert info.channels((1, 2)) == [32, 64]
     assert info.reduction() == [2, 4, 8, 16, 32]
     assert info.module_name((0, 4)) == ["level1", "level5"]
+    assert info.info[1] == {"num_chs": 32, "reduction": 4, "module": "level2"}
+    assert info.get_dicts() == info.info == list(info)
+    assert chosen.feature_info.get_dicts() == [info[4], info[1]]
+    assert chosen.feature_info.get_dicts(["reduction", "num_chs"], (0,)) == [{"reduction": 2, "num_chs": 16}]
     assert chosen.feature_info.channels() == [made.shape[1] for made in chosen(x)] == [1024, 32]
     assert chosen.feature_info.module_name() == ["level5", "level2"]
 
@@ -219,6 +223,40 @@ def test_checkpointing_changes_nothing_but_the_memory(training):
     assert (sum(kept[1]) < sum(kept[0]) / 4) == training
     torch.testing.assert_close(saving.state_dict(), plain.state_dict())
     assert {part.momentum for part in saving.modules() if isinstance(part, nn.BatchNorm2d)} == {0.1}
+
+
+def synchronised(model):
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+class OwnNorm(nn.modules.batchnorm._BatchNorm):
+    """A normalisation that somebody else derived from torch's."""
+
+    def _check_input_dim(self, input):
+        pass
+
+
+def derived(model):
+    for part in list(model.modules()):
+        for name, norm in part.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(part, name, OwnNorm(norm.num_features))
+    return model
+
+
+@pytest.mark.parametrize("convert", [synchronised, derived])
+def test_checkpointing_counts_every_batch_once_whatever_the_batch_normalisation(convert):
+    torch.manual_seed(0)
+    plain, saving = convert(ESPNetv2(0.5)), convert(ESPNetv2(0.5))
+    saving.load_state_dict(plain.state_dict())
+    saving.set_grad_checkpointing()
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in saving.modules())
+    for _ in range(2):
+        x = torch.randn(2, 3, 48, 48)
+        for model in (plain, saving):
+            model.forward_features(x).square().mean().backward()
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict())
+    assert {t.item() for name, t in saving.state_dict().items() if name.endswith("num_batches_tracked")} <= {0, 2}
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from eru.complexity import stages
 from vision.boxes import encode, iou, match, to_centres
 from vision.detection import Detector
 from vision.multibox import multibox_loss
+from vision.preprocessing import Preprocessing
 
 SIZES = [(300, 300), (300, 480), (65, 97), (32, 32)]
 
@@ -390,7 +393,6 @@ GOOD = target((4, 4, 30, 40))
         ([GOOD], "targets=1 of them: .* 2 images"),
         ([GOOD, {"boxes": GOOD["boxes"]}], r"targets\[1\] holds no tensor labels, only \['boxes'\]"),
         ([GOOD, {}], "no tensor boxes and no tensor labels"),
-        ([GOOD, {"boxes": [[4, 4, 30, 40]], "labels": GOOD["labels"]}], "no tensor boxes"),
         ([GOOD, GOOD | {"boxes": torch.zeros(1, 5)}], r'targets\[1\]\["boxes"\] of shape \(1, 5\)'),
         ([GOOD, GOOD | {"boxes": torch.zeros(4)}], r"of shape \(4,\)"),
         (
@@ -412,6 +414,65 @@ GOOD = target((4, 4, 30, 40))
 def test_targets_that_do_not_fit(targets, message):
     with pytest.raises(ValueError, match=message):
         small()(torch.zeros(2, 3, 64, 96), targets)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (
+            [GOOD, {"boxes": [[4, 4, 30, 40]], "labels": GOOD["labels"]}],
+            r'targets\[1\]\["boxes"\] of type list: must be a tensor \(n, 4\)',
+        ),
+        (
+            [{"boxes": GOOD["boxes"].numpy(), "labels": GOOD["labels"]}, GOOD],
+            r'\["boxes"\] of type ndarray: must be a',
+        ),
+        ([GOOD, GOOD | {"labels": [1]}], r'targets\[1\]\["labels"\] of type list: must be a tensor \(n,\)'),
+        ([GOOD, [GOOD]], r"targets\[1\] of type list: must be a dictionary"),
+        ([GOOD, None], r"targets\[1\] of type NoneType"),
+        (GOOD, "targets of type dict: must be a list"),
+    ],
+)
+def test_targets_that_are_no_tensors(targets, message):
+    with pytest.raises(TypeError, match=message):
+        small()(torch.zeros(2, 3, 64, 96), targets)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            [torch.zeros(3, 64, 64), np.zeros((3, 64, 64))],
+            r"images\[1\] of type ndarray: expected a tensor \(3, H, W\)",
+        ),
+        ([[[0.0]]], r"images\[0\] of type list"),
+        ([None], r"images\[0\] of type NoneType"),
+        ([Image.new("RGB", (64, 64))], r"images\[0\] of type Image"),
+        (np.zeros((1, 3, 64, 64)), "images of type ndarray: expected a tensor, or a list of tensors"),
+        (None, "images of type NoneType"),
+        ([torch.zeros(3, 64, 64, dtype=torch.uint8)], "torch.uint8: expected a tensor of floating-point numbers"),
+    ],
+)
+def test_images_that_are_no_tensors(images, message):
+    with pytest.raises(TypeError, match=message):
+        small().eval()(images)
+
+
+@pytest.fixture
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64])
+def test_results_are_single_precision_whatever_the_default(dtype, double_by_default):
+    model = small(dtype=dtype).eval()
+    like = model.cls_layers[0].weight
+    with torch.no_grad():
+        result = model(torch.zeros(1, 3, 64, 64, dtype=like.dtype))[0]
+    assert result["boxes"].dtype == result["scores"].dtype == model.priors((64, 64)).dtype == torch.float32
+    assert Preprocessing((32, 32))(Image.new("RGB", (40, 40))).dtype == torch.float32
 
 
 def test_integer_and_edge_boxes_are_targets():

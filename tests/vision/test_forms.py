@@ -83,6 +83,31 @@ def test_compiled_by_default():
     check(torch.compile(model)(x), model(x))
 
 
+class Maps(nn.Module):
+    """A detector without its last step, whose results have no fixed number."""
+
+    def __init__(self, detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, x):
+        return dict(zip(("confidences", "out"), self.detector.raw(x), strict=True))
+
+
+@every_way
+@torch.no_grad()
+def test_traced(way):
+    model, x = build(way)
+    model = Maps(model) if way == "detection" else model
+    traced = torch.fx.symbolic_trace(model)
+    for again in (x, torch.randn(1, 3, 97, 50)):  # a graph for every size, as the model itself
+        check(traced(again), model(again))
+    with pytest.raises(ValueError, match="at least 32"):
+        traced(x[..., :20])
+    parts = {node.target.removesuffix(".down.activation") for node in traced.graph.nodes if node.op == "call_module"}
+    assert {name.rpartition("level")[2] for name in parts if "level" in name} >= {"2", "3", "4"}
+
+
 @every_way
 @torch.no_grad()
 def test_exported(way):

@@ -1,3 +1,4 @@
+import copy
 import pickle
 import re
 import subprocess
@@ -5,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from golden_rules import published_entries
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import vision
 from vision import pretrained
@@ -240,13 +244,17 @@ def wrong_files(folder: Path, state: dict) -> dict[str, tuple[Path, str]]:
     add("cut_legacy.pth", legacy[: len(legacy) // 2], "broken")
     add("text.pth", b"404: not found, says the portal of the hotel", "refused|not a checkpoint")
     add("text.safetensors", b"404: not found, says the portal of the hotel", "not a checkpoint")
-    add("malicious.pth", pickle.dumps({"level1.conv.weight": _Malicious()}), "refused: broken, or holds more than")
+    add(
+        "malicious.pth",
+        pickle.dumps({"level1.conv.weight": _Malicious()}),
+        "refused: broken, or holds more than|holds more than tensors, such as",
+    )
     torch.save([1, 2], folder / "list.pth")
     files["list.pth"] = folder / "list.pth", "must hold a state dict"
     torch.save({"epoch": 3}, folder / "numbers.pth")
-    files["numbers.pth"] = folder / "numbers.pth", "must hold named tensors and nothing else"
+    files["numbers.pth"] = folder / "numbers.pth", "must hold a state dict, named tensors and nothing else"
     torch.save({1: torch.ones(1)}, folder / "nameless.pth")
-    files["nameless.pth"] = folder / "nameless.pth", "must hold named tensors and nothing else"
+    files["nameless.pth"] = folder / "nameless.pth", "must hold a state dict, named tensors and nothing else"
     torch.save({**state, weight: torch.ones(3)}, folder / "crooked.pth")
     files["crooked.pth"] = folder / "crooked.pth", "not a checkpoint, or a broken one"
     torch.save({**state, "extra.weight": torch.ones(1)}, folder / "more.pth")
@@ -457,3 +465,152 @@ def test_a_model_without_numbers_takes_no_weights(published, tmp_path):
     torch.save(published[1], tmp_path / "file.pth")
     with pytest.raises(ValueError, match="device='meta'"):
         vision.create_model("espnetv2_050", weights=tmp_path / "file.pth", device="meta")
+
+
+# --- what people save: wrapped models, checkpoints of trainers, state dicts alone
+
+
+class Part(nn.Module):
+    """A trainer's module, which holds the model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+def compiled_part(model):
+    other = copy.deepcopy(model)
+    other.backbone = torch.compile(other.backbone)
+    return other
+
+
+WRAPPED = {
+    "compiled": torch.compile,
+    "parallel": nn.DataParallel,
+    "averaged": AveragedModel,
+    "all of them": lambda model: torch.compile(nn.DataParallel(AveragedModel(model))),
+    "compiled part": compiled_part,
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A model whose every number and option differs from those of a new one."""
+    torch.manual_seed(3)
+    return vision.create_model("espnetv2_050_seg_voc", num_classes=5, pyramid_width=7, in_channels=2)
+
+
+def check_same(model, other):
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert (other.num_classes, other.architecture()) == (model.num_classes, model.architecture())
+
+
+@pytest.mark.parametrize("way", WRAPPED)
+def test_a_wrapped_model_passes_through_a_file(way, small, tmp_path):
+    path = tmp_path / "model.safetensors"
+    vision.save_weights(WRAPPED[way](small), path)
+    check_same(small, vision.create_model(small.name, weights=path))
+    assert WeightsFile.find(path).architecture()["pyramid_width"] == 7
+    other = WRAPPED[way](copy.deepcopy(small))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    vision.load_weights(other, path)
+    check_same(small, small)
+    torch.testing.assert_close(list(other.parameters()), list(small.parameters()), rtol=0, atol=0)
+
+
+def training(state):
+    """What lies beside a state dict in a checkpoint."""
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 3,
+        "best": torch.tensor(0.5),
+        "optimizer": optimizer.state_dict(),
+        "scaler": {"scale": 2.0},
+        **state,
+    }
+
+
+FORMS = {
+    **{way: lambda model, way=way: WRAPPED[way](model).state_dict() for way in WRAPPED},
+    **{
+        key: lambda model, key=key: training({key: model.state_dict()})
+        for key in ("state_dict", "model", "model_state_dict", "net", "network", "model_ema", "ema", "weights")
+    },
+    "nested": lambda model: training({"model": {"state_dict": model.state_dict()}}),
+    "lightning": lambda model: training({"state_dict": Part(model).state_dict()}),
+    "averaged alone": lambda model: training({"model_ema": AveragedModel(model).state_dict()}),
+    "parallel trainer": lambda model: nn.DataParallel(Part(model)).state_dict(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_usual_checkpoint_is_read_with_what_its_shapes_tell(form, small, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save(FORMS[form](small), path)
+    check_same(small, vision.create_model(small.name, weights=path))
+
+
+@pytest.mark.parametrize("form", [*WRAPPED, "parallel trainer"])
+@pytest.mark.parametrize("name", ["file.safetensors", "file.pth"])
+def test_names_of_wrappers_are_known_in_safetensors_whatever_the_file_is_called(form, name, small, tmp_path):
+    state = {key: value.contiguous() for key, value in FORMS[form](small).items()}
+    (tmp_path / name).write_bytes(safetensors.torch.save(state))
+    check_same(small, vision.create_model(small.name, weights=tmp_path / name))
+
+
+def test_our_own_file_under_another_name_knows_its_model(tmp_path):
+    model = vision.create_model("espnetv2_050", num_classes=3, multi_label=True)
+    vision.save_weights(model, tmp_path / "a.safetensors")
+    check_same(
+        model, vision.create_model("espnetv2_050", weights=(tmp_path / "a.safetensors").rename(tmp_path / "a.pth"))
+    )
+
+
+@pytest.mark.parametrize("keys", [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("net", "average")])
+def test_of_several_state_dicts_none_is_taken_without_a_word(keys, small, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save(training(dict.fromkeys(keys, small.state_dict())), path)
+    with pytest.raises(ValueError, match=rf"several state dicts \({', '.join(keys)}\): save the one that is meant"):
+        vision.create_model(small.name, weights=path)
+
+
+def test_what_a_file_holds_in_place_of_a_state_dict_is_listed(tmp_path):
+    path = tmp_path / "file.pth"
+    for saved, said in (
+        ({"epoch": 3, "lr": 0.1}, r"holds 'epoch' \(int\), 'lr' \(float\)"),
+        ({f"k{i}": i for i in range(20)}, r"'k7' \(int\) and 12 more"),
+        ({}, "holds nothing"),
+        ([1], "holds a list"),
+        (torch.ones(3), "holds a Tensor"),
+    ):
+        torch.save(saved, path)
+        with pytest.raises(ValueError, match=f"must hold a state dict, named tensors and nothing else, but {said}"):
+            vision.load_weights(vision.Classifier(0.5), path)
+
+
+def test_a_pickled_model_is_refused_with_what_helps(small, tmp_path):
+    path = tmp_path / "whole.pth"
+    for saved in (small, {"model": small}):
+        torch.save(saved, path)
+        with pytest.raises(ValueError, match=r"more than tensors, such as vision\.segmentation\.Segmenter: ") as error:
+            vision.load_weights(small, path)
+        assert "vision.save_weights" in str(error.value)
+        assert "\n" not in str(error.value)
+        assert not re.search("weights_only|safe_globals", str(error.value))
+
+
+@pytest.mark.parametrize("classes", [2, 21, 40])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_tuned_model_comes_back_from_its_state_dict_alone(name, classes, tmp_path):
+    model = vision.create_model(name)
+    model.reset_classifier(classes)
+    torch.save(model.state_dict(), tmp_path / "tuned.pth")
+    for given in ({}, {"num_classes": classes}):
+        check_same(model, vision.create_model(name, weights=tmp_path / "tuned.pth", **given))
+    with pytest.raises(ValueError, match="have other shapes"):
+        vision.create_model(name, weights=tmp_path / "tuned.pth", num_classes=classes + 1)

@@ -1,5 +1,6 @@
 """Tests made from the registry: every name keeps the same promises."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +162,15 @@ def test_a_reset_where_the_model_is():
         ("espnetv2_050_ssd_voc", {"num_classes": 1}, "num_classes=1: must be a whole number, at least 2"),
         ("espnetv2_050", {"features_only": True, "image_levels": (2,)}, r"image_levels=\(2,\): .* no such option"),
         ("espnetv2_050", {"features_only": True, "dropout": 0.1}, "dropout=0.1: .* it has width, in_channels, conv"),
+        ("espnetv2_050", {"in_chans": 1}, "in_chans=1: .* no such option here; in_channels is meant; it has width"),
+        ("espnetv2_050", {"drop_rate": 0.1}, "drop_rate=0.1: .* dropout is meant"),
+        ("espnetv2_050_seg_voc", {"drop_rate": 0.1}, "drop_rate=0.1: .* no such option here; it has width"),
+        ("espnetv2_050_seg_voc", {"pretrained": True}, "pretrained=True: .* weights='DEFAULT' is meant"),
+        ("espnetv2_050", {"features_only": True, "pretrained": True}, "weights='DEFAULT' is meant"),
+        ("espnetv2_050_ssd_voc", {"pretrained_backbone": True}, "weights_backbone='DEFAULT' is meant"),
+        ("espnetv2_050_ssd_voc", {"img_size": 64}, "size is meant"),
+        ("espnetv2_050", {"multilabel": True}, "multi_label is meant"),
+        ("espnetv2_050", {"colour": "red"}, "colour='red': espnetv2_050 has no such option here; it has width"),
         ("espnetv2_050", {"out_indices": (1,)}, r"out_indices=\(1,\): needs features_only=True"),
         ("espnetv2_050_seg_voc", {"features_only": True, "out_indices": (4,)}, "must name maps, 0 to 3"),
         ("espnetv2_300", {"weights": "DEFAULT"}, "there are no published weights of espnetv2_300"),
@@ -170,6 +180,38 @@ def test_a_reset_where_the_model_is():
 def test_wrong_wishes_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         vision.create_model(name, **options)
+
+
+COUNTS = {"num_classes": 5, "in_channels": 2, "pyramid_width": 3, "top_k": 4}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", SMALL)
+def test_every_kind_of_whole_number_counts(name, kind, tmp_path):
+    usual = vision.create_model(name, device="meta")
+    counts = {option: value for option, value in COUNTS.items() if option in {"num_classes", *usual.architecture()}}
+    model = vision.create_model(name, **{option: kind(value) for option, value in counts.items()})
+    found = {option: getattr(model, option, model.backbone.in_channels) for option in counts}
+    assert found == counts
+    assert {type(value) for value in found.values()} == {int}
+    vision.save_weights(model, tmp_path / "model.safetensors")  # which writes the options as JSON
+    model.reset_classifier(kind(3))
+    assert type(model.num_classes) is int
+    for option, value in counts.items():
+        for wrong in (float(value), -value, True, str(value), None if option == "num_classes" else 0):
+            if wrong is not None:
+                with pytest.raises(ValueError, match=f"{option}={wrong!r}: must be a whole number, at least"):
+                    vision.create_model(name, device="meta", **{option: wrong})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_model_gives_its_features(name):
+    model = vision.create_model(name, device="meta").eval()
+    last = model.feature_info[-1]
+    side = 64 // last["reduction"]
+    features = model.forward_features(torch.empty(2, 3, 64, 64, device="meta"))
+    assert features.shape == (2, model.num_features, side, side)
+    assert model.num_features == last["num_chs"]
 
 
 def test_a_constructors_own_mistake_is_not_told_as_a_wrong_option(monkeypatch):

@@ -1,6 +1,6 @@
 """What a run, or a model by its name, achieves on a data set: numbers, pictures to look at, files to hand in."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from vision.datasets import Dataset
 from vision.detection import Detector
 from vision.metrics import COCOAveragePrecision, MultiLabelF1, VOCAveragePrecision
 from vision.network import Network
-from vision.predictor import Predictor
+from vision.predictor import Predictor, resized
 from vision.preprocessing import Preprocessing
 from vision.registry import create_model, network_of
 from vision.training.charts import draw_confusion, draw_curves
@@ -122,7 +122,7 @@ def evaluate(
     root: str | Path = data or trained["root"]
     its_layout: Layout = layout or trained["layout"]
     its_split: str = split or trained.get("split", "val")
-    preprocessing = preprocessing if size is None else replace(preprocessing, size=size)
+    preprocessing = resized(preprocessing, size)
     reader = open_data(its_layout, task, root, its_split)
     if reader.dataset.categories != dataset.categories:
         raise ValueError(

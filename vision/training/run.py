@@ -1,7 +1,7 @@
 """The run folder of a vision model: how it starts, how it is resumed, and how other commands open it."""
 
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from eru.training import Ranks, RunFolder
 from vision.data.sample import Task
 from vision.datasets import Dataset
 from vision.network import Network
-from vision.predictor import Predictor
+from vision.predictor import Predictor, resized
 from vision.preprocessing import Preprocessing
 from vision.registry import create_model
 from vision.training.recipes import Recipe, read_recipe, with_tuples
@@ -73,8 +73,7 @@ class VisionRun:
             size: Height and width of the model's input, if they are to be others than those of the training.
             options: Those of :class:`vision.Predictor`.
         """
-        preprocessing = self.preprocessing if size is None else replace(self.preprocessing, size=size)
-        return Predictor(self.load_model(device), preprocessing, self.dataset, **options)
+        return Predictor(self.load_model(device), resized(self.preprocessing, size), self.dataset, **options)
 
 
 def open_run(path: str | Path) -> VisionRun:
