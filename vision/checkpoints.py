@@ -41,9 +41,12 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ['weight']
     """
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
-    if all(name.startswith("module.") for name in plain.keys() - {"n_averaged"}):
-        plain.pop("n_averaged", None)
-    while plain and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in plain)), "")):
+    while names := plain.keys() - {"n_averaged"}:
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), None)
+        if prefix is None:
+            break
+        if prefix == "module.":  # an averaged model's, whose counter stands beside it
+            plain.pop("n_averaged", None)
         plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
     return plain
 

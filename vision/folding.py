@@ -133,6 +133,8 @@ def _prefers_onednn(x: Tensor) -> bool:
 class InferenceEESP(nn.Module):
     """An EESP unit at inference: reduce, branches and expand, what is linear folded into them."""
 
+    ndim = 2
+
     def __init__(self, unit: EESP) -> None:
         super().__init__()
         first: Any = unit.reduce_layers

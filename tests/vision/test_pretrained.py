@@ -478,17 +478,21 @@ class Part(nn.Module):
         self.model = model
 
 
+def compiled(model):
+    return torch.compile(model, backend="eager")  # the usual one warns of torch's own past while it is imported
+
+
 def compiled_part(model):
     other = copy.deepcopy(model)
-    other.backbone = torch.compile(other.backbone)
+    other.backbone = compiled(other.backbone)
     return other
 
 
 WRAPPED = {
-    "compiled": torch.compile,
+    "compiled": compiled,
     "parallel": nn.DataParallel,
     "averaged": AveragedModel,
-    "all of them": lambda model: torch.compile(nn.DataParallel(AveragedModel(model))),
+    "all of them": lambda model: compiled(nn.DataParallel(AveragedModel(model))),
     "compiled part": compiled_part,
 }
 
@@ -583,7 +587,7 @@ def test_what_a_file_holds_in_place_of_a_state_dict_is_listed(tmp_path):
     path = tmp_path / "file.pth"
     for saved, said in (
         ({"epoch": 3, "lr": 0.1}, r"holds 'epoch' \(int\), 'lr' \(float\)"),
-        ({f"k{i}": i for i in range(20)}, r"'k7' \(int\) and 12 more"),
+        ({f"k{i}": i for i in range(20)}, r"holds 'k0' \(int\), .*'k7' \(int\) and 12 more"),
         ({}, "holds nothing"),
         ([1], "holds a list"),
         (torch.ones(3), "holds a Tensor"),
