@@ -116,14 +116,14 @@ def measure(recipe_name: str, rounds: int) -> tuple[list[dict[str, Any]], list[d
         training.append(row)
 
     torch.set_num_threads(1)
-    models["ERU, optimized"] = eru.optimize(ours)
-    parameters["ERU, optimized"] = sum(p.numel() for p in models["ERU, optimized"].parameters())
-    exact = dict(models)
-    models |= {f"{name}, bf16": copy.deepcopy(model).bfloat16() for name, model in exact.items()}
+    models |= {f"{name}, bf16": copy.deepcopy(model).bfloat16() for name, model in models.items()}
+    for name in ("ERU", "ERU, bf16"):  # each type has an inference form of its own
+        models[name.replace("ERU", "ERU, optimized")] = eru.optimize(models[name])
+    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     turns = {name: partial(milliseconds_a_token, model.eval()) for name, model in models.items()}
     streaming = []
     for name, (token, ratio) in paired(turns, PEER, rounds).items():
-        row = {"recipe": recipe_name, "model": name, "parameters": parameters[name.removesuffix(", bf16")]}
+        row = {"recipe": recipe_name, "model": name, "parameters": parameters[name]}
         streaming.append(row | {"ms_a_token": round(token, 3), "ratio": round(ratio, 3)})
     return training, streaming
 
