@@ -16,7 +16,10 @@ from eru.recurrence.naive import lstm_step
 InputTransform = Callable[[int, int], nn.Module]
 State = tuple[Tensor, Tensor]
 Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, State]]
-"""Input gates (T, B, 4H), W_hh, h, c and W_hr -> all hidden states and the last state."""
+"""Input gates (T, B, 4H), W_hh, h, c and W_hr -> all hidden states and the last state.
+
+Input gates are what the input adds to all four gates, of which the first is called i here.
+"""
 
 
 class ERUCell(nn.Module):
@@ -144,7 +147,7 @@ class ERUCell(nn.Module):
         return h, like.new_zeros(batch_size, self.hidden_size, dtype=self.weight_hh.dtype)
 
     def project(self, x: Tensor) -> Tensor:
-        """Input gates, bias included, of any number of steps at once: (*, M) -> (*, 4H)."""
+        """What the input adds to the four gates, bias included, of any number of steps at once: (*, M) -> (*, 4H)."""
         if type(self.input_transform) is EESPGates and self.layer_norm is None:
             return self.input_transform(x, self.bias)
         gates = self.input_transform(x)
@@ -188,7 +191,7 @@ class ERUCell(nn.Module):
             h, c = check_state(hx, input.shape[:-1], self.output_size, self.hidden_size, self.weight_hh.dtype)
             state = (h, c) if batched else (h.unsqueeze(0), c.unsqueeze(0))
         unit, done = self.input_transform, None
-        # A subclass may have a projection or a step of its own.
+        # A subclass may have a `project` or a `step` of its own.
         if type(self) is ERUCell and type(unit) is EESPGates and self.layer_norm is None and self.weight_hr is None:
             done = unit.step_in_c(x, self.bias, self.weight_hh, *state)
         h, c = self.step(self.project(x), state) if done is None else done

@@ -16,11 +16,11 @@ from eru.sizes import dilations, fit_sizes
 from eru.tracing import is_transformed, is_watched
 from eru.warn import warn_once
 
-# What the constructor draws has a gain of about 1. Of fewer than 16 units a rare draw may be as small as this.
-_SMALLEST_GAIN, _FEWEST_UNITS = 0.1, 16
-# Up to here the compiled kernels are fastest: units of a dense map, weights that one row reads, products of several
+# What the constructor draws has a gain of about 1. With H below 16 a rare draw may be as small as this.
+_SMALLEST_GAIN, _LEAST_SIZE = 0.1, 16
+# Up to here the compiled kernels are fastest: H of a dense map, weights that one row reads, products of several
 # rows (of more rows than units the dense map is faster, but for a handful).
-_FEW_UNITS, _FEW_WEIGHTS, _FEW_PRODUCTS, _FEW_ROWS = 128, 1 << 24, 1 << 21, 8
+_NARROW, _FEW_WEIGHTS, _FEW_PRODUCTS, _FEW_ROWS = 128, 1 << 24, 1 << 21, 8
 
 
 class EESPGates(nn.Module):
@@ -139,15 +139,15 @@ class EESPGates(nn.Module):
         composes = traced or rows.shape[0] >= self.size
         in_c = self.runs_in_c(x)
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._weights))
-        # In types for which processors have matrix units, and for few units, one larger product is cheaper than the
+        # In types for which processors have matrix units, and for narrow cells, one larger product is cheaper than the
         # copies between those of several gates.
-        has_few_units = in_c and self.size <= _FEW_UNITS and (composes or learns)
-        if has_few_units or (composes and self.units > 1 and product_dtype(x).itemsize < 4):
+        is_narrow = in_c and self.size <= _NARROW and (composes or learns)
+        if is_narrow or (composes and self.units > 1 and product_dtype(x).itemsize < 4):
             return F.linear(x, self.dense_weight(), bias)
         if in_c and not learns and self._is_little_work(rows):
             gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
         else:
-            if composes and self._branches_join_reduce:
+            if composes and self._branches_join_reduce:  # the form of the recipes, in training
                 parts = F.linear(rows, self._branched_reduce()).unflatten(1, (self.branches, self.units, -1))
                 by_unit = self._expand(parts.transpose(0, 1), self.expand_weight)  # (units, N, S H / units)
             elif composes:
@@ -284,7 +284,7 @@ class EESPGates(nn.Module):
             return  # no value can be looked at
         self._gain_is_checked = True
         weights = self.dense_weight()
-        if self.size < _FEWEST_UNITS or type(weights) is not Tensor or weights.is_meta:
+        if self.size < _LEAST_SIZE or type(weights) is not Tensor or weights.is_meta:
             return
         gain = weights.float().square().sum(dim=1).mean().sqrt().item()
         if gain < _SMALLEST_GAIN:

@@ -9,7 +9,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Dataset:
-    """The classes that a model tells apart, in the order of its outputs.
+    """The names and colours of the classes that a model tells apart, in the order of its outputs; it has no pictures.
 
     Args:
         name: A short name.

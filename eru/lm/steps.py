@@ -75,7 +75,7 @@ def train_step(
     precision: Precision,
     window: tuple[int, int],
 ) -> Step:
-    """Take one step of the optimiser on one batch, a window given by its first step and its length.
+    """Take one step of the optimiser on one batch: a window, given by its first time step and its length.
 
     Its loss is NaN where a gradient is not finite.
     """

@@ -52,7 +52,7 @@ class Step:
 
     Attributes:
         loss: Its mean loss, a scalar; NaN where the weights may be broken.
-        counted: What that counts in the epoch's mean.
+        counted: The weight of that loss in the epoch's mean.
         trained: Its samples.
     """
 

@@ -242,8 +242,9 @@ def fit(
             share = {"rank": ranks.rank, "ranks": ranks.world_size}
             order = epoch_order(len(train_set), recipe.batch_size, **draw, **share)
             prepared = Prepared(train_set, Varied(recipe, recipe.sizes[stage]), **draw, broken=broken)
-            counted = Counted(load(prepared, order[position.batch :], workers))
-            progress.expect(position.step - position.batch + (recipe.all_epochs - position.epoch) * len(order))
+            counted = CountingBroken(load(prepared, order[position.batch :], workers))
+            steps = position.step - position.batch + (recipe.all_epochs - position.epoch) * len(order)
+            progress.expect(steps if limits.max_steps is None else min(steps, limits.max_steps))
             rate_of = partial(learning_rate, recipe, position.epoch, batches=len(order))
             take_step = partial(train_step, state, recipe, rate_of, ranks, precision)
             over = run_epoch(state, counted, len(order), take_step, rate_of, session)
@@ -260,7 +261,7 @@ def fit(
     return state
 
 
-class Counted:
+class CountingBroken:
     """Batches as they come, with a count of the broken pictures that were passed over on the way.
 
     Attributes:

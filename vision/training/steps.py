@@ -35,7 +35,7 @@ from vision.training.sheet import draw_sheet
 
 
 def begin(model: Network, recipe: Recipe, folder: RunFolder, ranks: Ranks) -> TrainingState:
-    """The state before the first step, or that of the last checkpoint, where there is one; else that is the first."""
+    """The training's state: that of the last checkpoint, or a new one, which is saved as the first checkpoint."""
     hold_still(model, recipe.freeze)
     optimizer = make_optimizer(
         recipe.optimizer,
@@ -60,7 +60,7 @@ def hold_still(model: Network, freeze: Freeze) -> None:
 
 
 def learning_rate(recipe: Recipe, epoch: int, batch: int, batches: int) -> float:
-    """The rate of a batch of an epoch, of which each has so many batches."""
+    """The learning rate of a batch of an epoch, where every epoch has that many ``batches``."""
     stage, epoch = recipe.stage(epoch)
     return recipe.rates[stage] * rate_factor(
         recipe.schedule,
