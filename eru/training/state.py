@@ -30,7 +30,8 @@ class Position:
         trained: The samples of the whole training, in this process.
         seconds: The time of the whole training, without validation and writing.
         train_loss: The mean loss of the last completed epoch.
-        history: The validation losses of the completed epochs (or whatever else a training wants to fall), behind that of the weights it started from, if any.
+        history: The validation losses of the completed epochs (or whatever else a training wants to fall), behind that
+            of the weights it started from, if any.
         best: The validation loss of the saved weights.
     """
 
