@@ -212,7 +212,7 @@ def test_every_table_of_the_paper_is_there(rows):
 
 
 def test_language_models_have_the_sizes_of_table_4(rows):
-    assert [row.ours for row in rows if row.table.startswith("Table 4")] == [6_998_240, 14_678_240]
+    assert [row.ours for row in rows if row.table.startswith("Table 4")] == [6_954_740, 14_910_324]
 
 
 # --- the command

@@ -85,10 +85,10 @@ def test_a_run_leaves_a_model_that_predicts_and_a_sheet_to_look_at(shapes, tmp_p
 
 
 def test_it_learns(shapes, tmp_path):
-    recipe = tiny("segment", epochs=12, rates=(0.01,), scales=(1.0, 1.0), flip=0.0)
+    recipe = tiny("segment", epochs=6, rates=(0.01,), scales=(1.0, 1.0), flip=0.0)
     run(recipe, shapes, tmp_path / "run")
     losses = [record["train_loss"] for record in open_run(tmp_path / "run").folder.epochs()]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_two_stages_see_two_sizes(shapes, tmp_path, monkeypatch):
