@@ -238,7 +238,7 @@ def fit(
         while not over:
             stage, _ = recipe.stage(position.epoch)
             # What an epoch reads follows from its number alone, so a resumed run goes on inside of it.
-            draw = {"seed": recipe.seed, "epoch": position.epoch}
+            draw: dict[str, Any] = {"seed": recipe.seed, "epoch": position.epoch}
             share = {"rank": ranks.rank, "ranks": ranks.world_size}
             order = epoch_order(len(train_set), recipe.batch_size, **draw, **share)
             prepared = Prepared(train_set, Varied(recipe, recipe.sizes[stage]), **draw, broken=broken)
