@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say
-from vision.batch import Answered, Failure, answer_files
+from vision.batch import Failure, answer_files
 from vision.datasets import read_labels
 from vision.pictures import as_address, passed_over
 from vision.predictor import load_predictor
@@ -52,25 +52,22 @@ def predict(
     else:
         names = None if labels is None else read_labels(labels)
         predictor = load_predictor(model, weights, labels=names, multi_label=multi_label, **options)
-    outcomes: list[Answered | Failure] = []
+    results, failures, lines = [], [], []
     interrupted = False
     try:
-        for outcome in answer_files(predictor, pictures, out):
-            outcomes.append(outcome)
+        for outcome in answer_files(predictor, pictures, out):  # of each only words are kept, not its picture
+            if isinstance(outcome, Failure):
+                failures.append({"picture": as_address(outcome.path) or str(outcome.path), "reason": outcome.reason})
+                continue
+            lines.append(f"{outcome.path}: {outcome.answer.describe()}")
+            if outcome.first_of_many:
+                say(f"note: {outcome.path} holds several pictures; the first one is used")
+            written = [str(path) for path in outcome.written]
+            results.append({"picture": str(outcome.path), **outcome.answer.as_dict(), "written": written})
     except KeyboardInterrupt:  # what is there is worth having
         interrupted = True
     for line in passed_over(pictures):
         say(f"note: {line}")
-    results, failures, lines = [], [], []
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            failures.append({"picture": as_address(outcome.path) or str(outcome.path), "reason": outcome.reason})
-            continue
-        lines.append(f"{outcome.path}: {outcome.answer.describe()}")
-        if outcome.first_of_many:
-            say(f"note: {outcome.path} holds several pictures; the first one is used")
-        written = [str(path) for path in outcome.written]
-        results.append({"picture": str(outcome.path), **outcome.answer.as_dict(), "written": written})
     fields = {"model": model, "weights": weights, "results": results, "failures": failures}
     if results or as_json:
         answer(fields, as_json, "\n".join(lines))
@@ -80,7 +77,7 @@ def predict(
         for failure in failures:
             say(f"Error: {failure['reason']}")
     if interrupted:
-        say(f"Stopped after {len(outcomes)} pictures.")
+        say(f"Stopped after {len(results) + len(failures)} pictures.")
         raise SystemExit(130)
     if failures:
         raise SystemExit(2)

@@ -14,7 +14,7 @@ from eru.lm.evaluation import perplexity_of
 from eru.lm.model import LanguageModel
 from eru.lm.recipes import Recipe, make_recipe
 from eru.lm.result import Result, is_finished, model_card, result_of
-from eru.lm.run import create_run, has_begun, open_start, remove_run, resume_run, run_config, with_shape_of
+from eru.lm.run import create_run, open_start, remove_run, resume_run, run_config, with_shape_of
 from eru.lm.steps import begin, end_epoch, learning_rate, train_step
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokenizer import build_tokenizer
@@ -122,7 +122,7 @@ def train(
                 quiet=quiet,
             )
         except Exception:
-            if is_new and ranks.is_main and not has_begun(run.folder):
+            if is_new and ranks.is_main and not run.folder.has_begun():
                 remove_run(run.folder)  # So that it does not stand in the way of the corrected call.
             raise
         result = result_of(run, corpus, splits, state, ranks)

@@ -230,13 +230,6 @@ def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: 
     return LanguageModelRun(folder, recipe, load_tokenizer(folder.path / _TOKENIZER))
 
 
-def has_begun(folder: RunFolder) -> bool:
-    """Whether a run has a record of a step, or a checkpoint behind its first one."""
-    state = folder.load_state()
-    is_behind = state is not None and state["position"]["step"] > 0
-    return is_behind or any(record["event"] == "step" for record in folder.metrics())
-
-
 def remove_run(folder: RunFolder) -> None:
     """Remove a run's files, and its folder where nothing else is in it."""
     shutil.rmtree(folder.path / _TOKENIZER, ignore_errors=True)

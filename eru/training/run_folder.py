@@ -247,6 +247,12 @@ class RunFolder:
                 "folder, from these weights if you like (--from)"
             )
 
+    def has_begun(self) -> bool:
+        """Whether there is a record of a step, or a checkpoint behind the first one."""
+        state = self.load_state()
+        is_behind = state is not None and state["position"]["step"] > 0
+        return is_behind or any(record["event"] == "step" for record in self.metrics())
+
     def write_card(self, text: str) -> None:
         """Write the model card, in Markdown, to ``README.md``."""
         with atomic_write(self.card_path) as file:

@@ -131,12 +131,15 @@ def train(
         seed_everything(recipe.seed)
         network = make_model(model, recipe, train_set, weights, weights_backbone, options)
         epoch_order(len(train_set), recipe.batch_size, seed=0, epoch=0, ranks=ranks.world_size)  # refuses too few
-        described = {
+        described: dict[str, Any] = {
             "layout": layout,
             "root": str(data),
             "splits": list(splits),
             "pictures": [len(train_set), len(valid_set)],
         }
+        start = {"weights": weights, "weights_backbone": weights_backbone}
+        if any(start.values()):
+            described["start"] = {name: str(value) for name, value in start.items() if value}
         config = run_config(recipe, network, train_set.dataset, described, precision, ranks.world_size)
         run = resume_run(out, config, ranks) if resume else None
         is_new = run is None
@@ -161,7 +164,7 @@ def train(
                 quiet=quiet,
             )
         except Exception:
-            if is_new and ranks.is_main and not run.folder.metrics():
+            if is_new and ranks.is_main and not run.folder.has_begun():
                 run.folder.discard()  # So that it does not stand in the way of the corrected call.
             raise
         return _result(run, state, len(train_set), len(valid_set), ranks)

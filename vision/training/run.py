@@ -130,15 +130,23 @@ def resume_run(path: str | Path, config: dict[str, Any], ranks: Ranks) -> Vision
         is removed.
 
     Raises:
-        ValueError: The run is another one, or has lost its checkpoint.
+        ValueError: The run is another one, has lost its checkpoint, or needs the weights to start from once more.
     """
     is_there = (Path(path) / "config.json").exists()
     ranks.barrier()  # No process may make the folder before every other one has looked for it.
     if not is_there:
         return None
     run = open_run(path)
-    run.folder.check_same_config({**run.folder.config, **config}, ignore=("data.root",))
+    saved = run.folder.config
+    # A checkpoint has the weights that the run started from, so they need not be named again.
+    lacks_start = "start" in saved["data"] and "start" not in config["data"]
+    given = {**config["data"], "start": saved["data"]["start"]} if lacks_start else config["data"]
+    run.folder.check_same_config({**saved, **config, "data": given}, ignore=("data.root",))
     if not run.folder.state_path.exists() and run.folder.load_state() is None:
+        if lacks_start:
+            raise ValueError(
+                f"{path} was killed before it held the weights to start from: name them again (--weights)"
+            )
         ranks.barrier()
         if ranks.is_main:
             run.folder.discard()

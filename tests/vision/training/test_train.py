@@ -182,9 +182,22 @@ def test_a_broken_picture_is_refused_by_name_or_counted(shapes, tmp_path, broken
     call = {"recipe": tiny("classify", epochs=1), "model": "espnetv2_050", "layout": "imagenet", "data": data}
     if broken == "refuse":
         with pytest.raises(ValueError, match=victim.name):
-            train(**call, out=tmp_path / "run", quiet=True)
+            train(**{**call, "recipe": tiny("classify", batch_size=12)}, out=tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()  # nothing was learned, so nothing stands in the way
     else:
         train(**call, out=tmp_path / "run", broken="skip", quiet=True)
         (record,) = open_run(tmp_path / "run").folder.epochs()
         assert record["passed_over"] == 1
         assert math.isfinite(record["train_loss"])
+
+
+def test_weights_to_start_from_are_named_once_unless_no_checkpoint_holds_them(shapes, tmp_path):
+    before, out = tmp_path / "start.safetensors", tmp_path / "run"
+    save_weights(create_model("espnetv2_050", num_classes=6), before)
+    run(tiny("classify"), shapes, out, weights=before, max_steps=1)
+    assert run(tiny("classify"), shapes, out, resume=True, max_steps=2).steps == 2
+    for name in ("state.pt", "model.safetensors", "metrics.jsonl"):
+        (out / name).unlink()
+    with pytest.raises(ValueError, match=r"killed before it held the weights to start from.*--weights"):
+        run(tiny("classify"), shapes, out, resume=True)
+    assert run(tiny("classify"), shapes, out, resume=True, weights=before, max_steps=1).steps == 1
