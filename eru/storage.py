@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import urllib.request
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 _TIMEOUT = 30.0  # Seconds.
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the names of drafts
 
 
 @contextmanager
@@ -27,6 +29,9 @@ def draft_of(path: str | Path) -> Iterator[Path]:
 
     Yields:
         A free name in the same folder. If the body raises, what it made there is removed and ``path`` stays as it was.
+
+    Raises:
+        OSError: The disk is full, or cannot be written; the error names the file.
     """
     path = Path(path)
     # The name is not one of tempfile's, whose files only their owner can read: a run folder is often read by a group.
@@ -40,12 +45,36 @@ def draft_of(path: str | Path) -> Iterator[Path]:
         except OSError:
             if not (draft.is_dir() and path.is_dir()):
                 raise
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # such as that of a full disk
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
         else:
             draft.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed processes left half made below a folder, in which nothing else may be writing.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / ".state.pt.0a1b2c3d.tmp").touch()
+        >>> remove_drafts(folder)
+        >>> list(folder.iterdir())
+        []
+    """
+    for draft in folder.rglob(".*.tmp"):
+        if not _DRAFT.fullmatch(draft.name):
+            continue
+        if draft.is_dir() and not draft.is_symlink():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -148,7 +148,7 @@ def vision_eval(model: str, size: str | None, device: str, as_json: bool, **opti
 @click.command("vision-shapes")
 @click.option("--layout", type=_LAYOUTS, required=True, help="How the pictures are to lie on the disk.")
 @click.option("--out", required=True, metavar="FOLDER", help="The folder to write, which must not be there yet.")
-@click.option("--train", "train_pictures", type=int, default=1200, help="How many training pictures.")
+@click.option("--train", "train_pictures", type=int, default=4000, help="How many training pictures.")
 @click.option("--val", "valid_pictures", type=int, default=200, help="How many validation pictures.")
 @click.option("--seed", type=int, default=0, help="A number that gives the same pictures again.")
 @as_json

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+
+from eru.sealed import unpack_tensors
 
 # What wrappers and trainers put before every name.
 _PREFIXES = ("module.", "model.", "net.", "ema_model.")
@@ -62,7 +63,7 @@ def read_checkpoint(content: bytes, *, safe: bool) -> dict[str, Tensor]:
         ValueError: It holds no state dict, or several; or whatever else torch makes of a damaged file.
     """
     if safe or content[8:9] == b"{":  # eight bytes of a length come before safetensors' JSON
-        return plain_names(load(content))
+        return plain_names(unpack_tensors(content))
     with warnings.catch_warnings(action="ignore"):  # what is wrong with a file is said in one line
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     found = dict(_state_dicts(saved))

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from eru.sealed import pack_tensors, read_metadata
 from eru.storage import atomic_write, cache_dir, download, make_cache_folder
 from vision.checkpoints import plain_names, read_checkpoint, refusal, unwrap
 from vision.network import Network
@@ -93,9 +93,7 @@ class WeightsFile:
         if self.record is not None:
             return {"name": self.record.model}
         try:
-            size = int.from_bytes(self.content[:8], "little")
-            header = json.loads(self.content[8 : 8 + size])
-            return dict(json.loads(header["__metadata__"][_ARCHITECTURE]))
+            return dict(json.loads(read_metadata(self.content)[_ARCHITECTURE]))
         except (ValueError, KeyError, TypeError):  # another kind of file
             return {}
 
@@ -174,13 +172,11 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r}: must end in .safetensors")
     model = unwrap(model)
-    state = {  # a part may be compiled, too
-        name.replace("_orig_mod.", ""): tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    metadata = {"format": "pt"}
+    # A part may be compiled, too.
+    state = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
+    metadata = {}
     if isinstance(model, Network) and model.name is not None:
         described = {"name": model.name, "num_classes": model.num_classes, **model.architecture()}
         metadata[_ARCHITECTURE] = json.dumps(described)
     with atomic_write(path, "wb") as file:
-        file.write(save(state, metadata))
+        file.write(pack_tensors(state, metadata))

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,8 @@ def train(
     corpus = corpus if isinstance(corpus, Corpus) else load_corpus(str(corpus))
     ranks = Ranks.from_environment(device)
     quiet = quiet or not ranks.is_main
-    try:
+    with ExitStack() as stack:
+        stack.callback(ranks.close)
         source = None if start is None else open_start(start, recipe, corpus)
         config = run_config(recipe, corpus, precision, ranks.world_size, source)
         run = resume_run(out, recipe, config, ranks) if resume else None
@@ -108,6 +110,8 @@ def train(
             print(f"{out}: {sizes} on {ranks.device.type}; a line follows after each epoch", file=sys.stderr)
         is_new = run is None
         run = run or create_run(out, recipe, tokenizer, config, ranks)
+        if ranks.is_main:
+            stack.enter_context(run.folder.held())
         try:
             state = fit(
                 model,
@@ -131,8 +135,6 @@ def train(
         if ranks.is_main:
             run.folder.write_card(model_card(recipe, corpus, result, run.folder.config))
         return result
-    finally:
-        ranks.close()
 
 
 def fit(

@@ -214,14 +214,15 @@ def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: 
             f"epochs={recipe.epochs}: the learning rate of the run in {path} falls over {saved.epochs} epochs, so it "
             f"cannot go on with another number; leave it at {saved.epochs}, or start a new run"
         )
-    if not folder.state_path.exists() and folder.load_state() is None:
+    if not folder.has_state and folder.load_state() is None:
         if "start" in folder.config and "start" not in config:
             raise ValueError(
                 f"{path} was killed before it held the weights to start from: name their run again (--from)"
             )
         ranks.barrier()
         if ranks.is_main:
-            remove_run(folder)
+            with folder.held():
+                remove_run(folder)
         return None
     if recipe.epochs != saved.epochs:
         folder = replace(folder, config={**folder.config, "recipe": asdict(recipe)})

@@ -5,19 +5,21 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
+from eru.sealed import load_sealed, pack_tensors, save_sealed, unpack_tensors
 from eru.storage import atomic_write, read_json, write_json
+from eru.training.lock import held
+from eru.warn import warn_once
 
 _ABSENT = "<absent>"
-_FORMAT = {"format": "pt"}
 
 
 class _File:
@@ -44,6 +46,7 @@ class RunFolder:
         metrics_path: ``metrics.jsonl``: one JSON object a line, in the order of events.
         weights_path: ``model.safetensors``: the weights to evaluate and to publish.
         state_path: ``state.pt``: the checkpoint that a resumed run continues from.
+        previous_path: ``state.previous.pt``: the one before it, which takes its place where it is damaged.
         card_path: ``README.md``: the model card.
         curve_path: ``curve.png``: the learning curve.
 
@@ -61,6 +64,7 @@ class RunFolder:
     metrics_path = _File("metrics.jsonl")
     weights_path = _File("model.safetensors")
     state_path = _File("state.pt")
+    previous_path = _File("state.previous.pt")
     card_path = _File("README.md")
     curve_path = _File("curve.png")
 
@@ -105,7 +109,8 @@ class RunFolder:
 
     @property
     def _other_files(self) -> tuple[Path, ...]:
-        return (self.metrics_path, self.weights_path, self.state_path, self.card_path, self.curve_path)
+        states = (self.state_path, self.previous_path)
+        return (self.metrics_path, self.weights_path, *states, self.card_path, self.curve_path)
 
     def discard(self) -> None:
         """Remove the run's own files, ``config.json`` last, and the folder where nothing else is in it."""
@@ -136,6 +141,14 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration: {', '.join(differing)}; "
                 "give the saved values or choose another folder"
             )
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other trainings out of the folder while this one writes it; see :func:`eru.training.lock.held`.
+
+        Raises:
+            ValueError: Another training holds it.
+        """
+        return held(self.path)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to ``metrics.jsonl``, NaN and infinities as null; it is on the disk when this returns."""
@@ -174,23 +187,21 @@ class RunFolder:
 
     def save_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Write the weights, on any device, to ``model.safetensors``; equal ones give an equal file, byte for byte."""
-        # The format refuses tensors that share their memory, so each is copied.
-        layout = {"copy": True, "memory_format": torch.contiguous_format}
-        content = save({name: tensor.detach().to("cpu", **layout) for name, tensor in state_dict.items()}, _FORMAT)
         with atomic_write(self.weights_path, "wb") as file:
-            file.write(content)
+            file.write(pack_tensors(state_dict))
 
     def load_weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         """Read the weights from ``model.safetensors`` to a device.
 
         Raises:
-            ValueError: There are no weights yet, or the file is broken.
+            ValueError: There are no weights yet, or the file is damaged.
         """
         self._check_weights()
         try:
-            return load_file(self.weights_path, str(device))
+            weights = unpack_tensors(self.weights_path.read_bytes())
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{self.weights_path} is broken: {error}") from error
+        return {name: tensor.to(device) for name, tensor in weights.items()}
 
     def weights_sha256(self) -> str:
         """The SHA-256 of ``model.safetensors``, by which results say whose they are.
@@ -207,34 +218,48 @@ class RunFolder:
             raise ValueError(f"no weights yet: {self.weights_path} is missing, train the run first")
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint to ``state.pt``; the first one before any weights and any record of an epoch or a stop.
+        """Write a checkpoint to ``state.pt``; the one before it becomes ``state.previous.pt``.
 
-        So a folder that holds these without a checkpoint has lost it, whenever a run was killed.
+        The first one is written before any weights and any record of an epoch or a stop. So a folder that holds these
+        without a checkpoint has lost it, whenever a run was killed.
 
         Args:
             state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None: what
                 ``torch.load(weights_only=True)`` reads back. No modules, no numpy arrays.
         """
-        with atomic_write(self.state_path, "wb") as file:
-            torch.save(dict(state), file)
+        save_sealed(state, self.state_path, replaced=self.previous_path)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a checkpoint."""
+        return self.state_path.exists() or self.previous_path.exists()
 
     def load_state(self) -> dict[str, Any] | None:
-        """Read the checkpoint from ``state.pt`` to the CPU; None if none was saved yet.
+        """Read the last checkpoint to the CPU; None if none was saved yet.
+
+        Where it is damaged, a warning names it and the one before it is taken.
 
         Raises:
-            ValueError: The file is lost or broken, or holds more than tensors and plain values.
+            ValueError: No whole checkpoint is left, or it holds more than tensors and plain values.
         """
-        if not self.state_path.exists():
+        if not self.has_state:
             self._check_nothing_lost()
             return None
-        try:
-            state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        except Exception as error:  # What a damaged archive raises depends on where the damage is.
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"{self.state_path} is broken and cannot be resumed from: {reason}") from error
-        if not isinstance(state, dict):
-            raise ValueError(f"{self.state_path} must hold a dict, got {type(state).__name__}")
-        return state
+        faults = []
+        for path in (self.state_path, self.previous_path):
+            if not path.exists():  # A kill between the two renamings of a save leaves the older one alone.
+                continue
+            try:
+                state = load_sealed(path)
+            except ValueError as error:
+                faults.append(error)
+                continue
+            if not isinstance(state, dict):
+                raise ValueError(f"{path} must hold a dict, got {type(state).__name__}")
+            if faults:
+                warn_once(f"{faults[0]}; the checkpoint before it, {path.name}, is taken in its place")
+            return state
+        raise faults[0]
 
     def _check_nothing_lost(self) -> None:
         """Raise ValueError where a training that starts anew would overwrite what an older one reached."""

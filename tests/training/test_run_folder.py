@@ -258,7 +258,7 @@ def test_training_imports_no_other_part_of_the_package():
             elif isinstance(node, ast.Import):
                 imported.update(alias.name for alias in node.names)
     own = {name for name in imported if name.partition(".")[0] in ("eru", "eru_cli", "vision")}
-    assert {name for name in own if not name.startswith("eru.training.")} == {"eru.storage"}
+    assert {name for name in own if not name.startswith("eru.training.")} <= {"eru.storage", "eru.sealed", "eru.warn"}
 
 
 def test_public_names():
@@ -273,3 +273,50 @@ def test_the_weights_digest_is_that_of_their_file(tmp_path):
         run.weights_sha256()
     run.save_weights({"weight": torch.ones(3)})
     assert run.weights_sha256() == hashlib.sha256(run.weights_path.read_bytes()).hexdigest()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, recwarn):
+    run.save_state({"step": 1})
+    run.save_state({"step": 2})
+    assert run.load_state() == {"step": 2}
+    content = bytearray(run.state_path.read_bytes())
+    content[len(content) // 2] ^= 1
+    run.state_path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"state\.pt is broken .*state\.previous\.pt, is taken in its place"):
+        assert run.load_state() == {"step": 1}
+    run.previous_path.write_bytes(b"neither")
+    with pytest.raises(ValueError, match=r"state\.pt is broken"):
+        run.load_state()
+
+
+def test_a_kill_between_the_two_renamings_of_a_save_loses_one_checkpoint_at_most(run, monkeypatch):
+    run.save_state({"step": 1})
+    run.save_state({"step": 2})
+    renamed = []
+    replace = Path.replace
+
+    def killed(self, target):
+        if len(renamed) == 1:
+            raise KeyboardInterrupt
+        renamed.append(self)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.save_state({"step": 3})
+    assert run.has_state
+    assert run.load_state() == {"step": 2}
+    run.save_state({"step": 3})
+    assert run.load_state() == {"step": 3}
+    run.discard()
+    assert not run.path.exists()
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(run):
+    run.save_weights({"weight": torch.ones(100)})
+    content = bytearray(run.weights_path.read_bytes())
+    content[-7] ^= 64  # an exponent's
+    run.weights_path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is broken: .*not what was written"):
+        run.load_weights()

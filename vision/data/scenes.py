@@ -16,6 +16,7 @@ _ATTEMPTS = 12  # to find a free place for a shape
 _GAP = 3  # pixels between the boxes of two shapes
 _COLOURS = 6  # of which a shape takes the one that stands out most
 _NOISE = 7.0
+_ALONE, _AMONG_OTHERS = (0.2, 0.35), (0.15, 0.3)  # the radius of a shape, as a share of the picture's shorter side
 
 Outline = tuple[np.ndarray, bool]
 """A polygon within the circle of radius 1, (points, 2), and whether it is filled, or cut out of what is."""
@@ -79,10 +80,11 @@ def draw_scene(
 
     pixels = _ground(rng, size)
     free, shapes = np.ones(size, dtype=bool), list[Shape]()
+    radii = _ALONE if len(labels) == 1 and crowd is None else _AMONG_OTHERS
     wanted = [(label, False) for label in labels] + ([] if crowd is None else [(crowd, True)])
     for label, is_crowd in wanted:
         for _ in range(_ATTEMPTS):
-            cover = (_crowd if is_crowd else _single)(rng, size, label)
+            cover = _crowd(rng, size, label) if is_crowd else _single(rng, size, label, radii)
             shape = Shape(label, cover >= 0.5, is_crowd)
             left, top, right, bottom = shape.box
             if free[top:bottom, left:right].all():
@@ -116,9 +118,11 @@ def _colour(rng: np.random.Generator, below: np.ndarray) -> np.ndarray:
     return colours[np.quantile(distances, 0.1, axis=1).argmax()]
 
 
-def _single(rng: np.random.Generator, size: tuple[int, int], label: int) -> np.ndarray:
-    """How far one shape covers each pixel, 0-1; its diameter is 1/5 to 1/2 of the shorter side."""
-    radius = rng.uniform(0.1, 0.25) * min(size)
+def _single(
+    rng: np.random.Generator, size: tuple[int, int], label: int, radii: tuple[float, float]
+) -> np.ndarray:
+    """How far one shape covers each pixel, 0-1."""
+    radius = rng.uniform(*radii) * min(size)
     # The edge of the picture may cut off a part of it, by which it can still be told.
     inner = np.array(size[::-1]) - 1.4 * radius
     return _cover(size, label, [(0.7 * radius + rng.uniform(0, 1, 2) * inner, radius, rng.uniform(0, 2 * np.pi))])

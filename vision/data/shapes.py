@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _LEAST_SIDE = 32
-_MOST, _CROWD_RATE = 4, 0.1  # shapes in a picture of several, and the share of these with a crowd
+_MOST, _CROWD_RATE = 3, 0.1  # shapes in a picture of several, and the share of these with a crowd
 _QUALITY = 92  # of JPEG files
 
 _COCO_IDS = (1, 2, 4, 7, 8, 11)  # with gaps, as those of COCO itself have
@@ -46,7 +46,7 @@ def write_shapes(
     layout: Layout,
     root: str | Path,
     *,
-    train: int = 1200,
+    train: int = 4000,
     val: int = 200,
     seed: int = 0,
     size: tuple[int, int] = (128, 128),
@@ -54,7 +54,7 @@ def write_shapes(
     """Draw pictures of circles, squares, triangles, stars, crosses and rings, and lay them out as a known data set.
 
     - ``"imagenet"``: one shape in each picture, all six equally often.
-    - ``"voc"`` and ``"coco"``: one to four shapes, and in about one picture of ten a crowd of small ones, which are
+    - ``"voc"`` and ``"coco"``: one to three shapes, and in about one picture of ten a crowd of small ones, which are
       together one object: difficult, or ``iscrowd``. VOC has masks too, with a border of 255 around each shape.
     - ``"cityscapes"``: the shapes stand for person, car, traffic sign, vegetation, pole and sky, the ground for road,
       a dark strip below for the vehicle that the camera is in; that and crowds are not judged.

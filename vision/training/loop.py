@@ -2,10 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from eru.training import (
     Interrupted,
@@ -122,7 +125,8 @@ def train(
     limits = Limits(max_steps=max_steps, minutes=minutes, stop=stop)
     ranks = Ranks.from_environment(device)
     quiet = quiet or not ranks.is_main
-    try:
+    with ExitStack() as stack:
+        stack.callback(ranks.close)
         train_set, valid_set = (open_data(layout, recipe.task, data, split) for split in splits)
         if valid_set.dataset.categories != train_set.dataset.categories:
             raise ValueError(
@@ -144,7 +148,10 @@ def train(
         run = resume_run(out, config, ranks) if resume else None
         is_new = run is None
         run = run or create_run(out, config, ranks)
-        network = network.to(ranks.device)
+        if ranks.is_main:
+            stack.enter_context(run.folder.held())
+        # Depth-wise convolutions and poolings are faster with the channels of a pixel side by side.
+        network = network.to(ranks.device, memory_format=torch.channels_last)
         ranks.broadcast(network)
         if not quiet:
             sizes = f"{len(train_set):,} training pictures, {recipe.all_epochs} epochs on {ranks.device.type}"
@@ -168,8 +175,6 @@ def train(
                 run.folder.discard()  # So that it does not stand in the way of the corrected call.
             raise
         return _result(run, state, len(train_set), len(valid_set), ranks)
-    finally:
-        ranks.close()
 
 
 def make_model(

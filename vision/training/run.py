@@ -142,14 +142,15 @@ def resume_run(path: str | Path, config: dict[str, Any], ranks: Ranks) -> Vision
     lacks_start = "start" in saved["data"] and "start" not in config["data"]
     given = {**config["data"], "start": saved["data"]["start"]} if lacks_start else config["data"]
     run.folder.check_same_config({**saved, **config, "data": given}, ignore=("data.root",))
-    if not run.folder.state_path.exists() and run.folder.load_state() is None:
+    if not run.folder.has_state and run.folder.load_state() is None:
         if lacks_start:
             raise ValueError(
                 f"{path} was killed before it held the weights to start from: name them again (--weights)"
             )
         ranks.barrier()
         if ranks.is_main:
-            run.folder.discard()
+            with run.folder.held():
+                run.folder.discard()
         return None
     return run
 

@@ -92,7 +92,8 @@ def train_step(
     targets = _moved(targets, ranks.device)
     rng = np.random.default_rng([recipe.seed, state.position.step, ranks.rank])
     with autocast(ranks.device, precision):
-        loss = loss_of(model, images.to(ranks.device), targets, recipe, rng)
+        images = images.to(ranks.device, memory_format=torch.channels_last)
+        loss = loss_of(model, images, targets, recipe, rng)
     rate = rate_of(state.position.batch)
     norm = update(state.optimizer, loss, learning_rate=rate, clip=recipe.clip, ranks=ranks)
     if state.average is not None:
