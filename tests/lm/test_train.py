@@ -251,7 +251,8 @@ def test_the_run_folder_is_complete(corpus, tmp_path, monkeypatch, capsys):
     result = train(tiny(), corpus, tmp_path / "run", epochs=1)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
-        *("config.json", "metrics.jsonl", "model.safetensors", "state.pt", "README.md", "curve.png", "tokenizer"),
+        *("config.json", "metrics.jsonl", "model.safetensors", "state.pt", "state.previous.pt"),
+        *("README.md", "curve.png", "tokenizer"),
     }
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"] == asdict(tiny(epochs=1))

@@ -118,9 +118,7 @@ def _colour(rng: np.random.Generator, below: np.ndarray) -> np.ndarray:
     return colours[np.quantile(distances, 0.1, axis=1).argmax()]
 
 
-def _single(
-    rng: np.random.Generator, size: tuple[int, int], label: int, radii: tuple[float, float]
-) -> np.ndarray:
+def _single(rng: np.random.Generator, size: tuple[int, int], label: int, radii: tuple[float, float]) -> np.ndarray:
     """How far one shape covers each pixel, 0-1."""
     radius = rng.uniform(*radii) * min(size)
     # The edge of the picture may cut off a part of it, by which it can still be told.

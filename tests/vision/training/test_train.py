@@ -196,7 +196,7 @@ def test_weights_to_start_from_are_named_once_unless_no_checkpoint_holds_them(sh
     save_weights(create_model("espnetv2_050", num_classes=6), before)
     run(tiny("classify"), shapes, out, weights=before, max_steps=1)
     assert run(tiny("classify"), shapes, out, resume=True, max_steps=2).steps == 2
-    for name in ("state.pt", "model.safetensors", "metrics.jsonl"):
+    for name in ("state.pt", "state.previous.pt", "model.safetensors", "metrics.jsonl"):
         (out / name).unlink()
     with pytest.raises(ValueError, match=r"killed before it held the weights to start from.*--weights"):
         run(tiny("classify"), shapes, out, resume=True)
