@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors.torch import load, save
@@ -94,7 +94,7 @@ def save_sealed(state: Mapping[str, Any], path: Path, replaced: Path | None = No
         with draft.open("wb") as file:
             digesting = _Digesting(file)
             try:
-                torch.save(dict(state), digesting)
+                torch.save(dict(state), cast(IO[bytes], digesting))
             except RuntimeError:
                 if digesting.failure is not None:  # torch tells of a full disk as of a wrong position
                     raise digesting.failure from None

@@ -151,7 +151,7 @@ def train(
         if ranks.is_main:
             stack.enter_context(run.folder.held())
         # Depth-wise convolutions and poolings are faster with the channels of a pixel side by side.
-        network = network.to(ranks.device, memory_format=torch.channels_last)
+        network = network.to(device=ranks.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         ranks.broadcast(network)
         if not quiet:
             sizes = f"{len(train_set):,} training pictures, {recipe.all_epochs} epochs on {ranks.device.type}"
