@@ -38,12 +38,13 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
     # The format refuses tensors that share their memory, so each is copied.
     layout: dict[str, Any] = {"copy": True, "memory_format": torch.contiguous_format}
     content = save({name: tensor.detach().to("cpu", **layout) for name, tensor in tensors.items()})
-    header, data = _parts(content)
+    start = _data_start(content)
+    header = json.loads(content[8:start])
     header = {"__metadata__": {"format": "pt", **(metadata or {}), _KEY: _BLANK}, **header}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # safetensors' data starts at a multiple of eight
-    blank = len(text).to_bytes(8, "little") + text + data
-    return _with_digest(blank, hashlib.sha256(blank).hexdigest())
+    blank = len(text).to_bytes(8, "little") + text + content[start:]
+    return blank.replace(_BLANK.encode(), hashlib.sha256(blank).hexdigest().encode(), 1)
 
 
 def unpack_tensors(content: bytes) -> dict[str, Tensor]:
@@ -64,19 +65,15 @@ def unpack_tensors(content: bytes) -> dict[str, Tensor]:
 def read_metadata(content: bytes) -> dict[str, str]:
     """What a safetensors file says of its tensors; nothing where it says nothing, or is another kind of file."""
     try:
-        metadata = _parts(content)[0]["__metadata__"]
+        metadata = json.loads(content[8 : _data_start(content)])["__metadata__"]
     except (ValueError, KeyError, TypeError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _parts(content: bytes) -> tuple[dict[str, Any], bytes]:
-    start = 8 + int.from_bytes(content[:8], "little")
-    return json.loads(content[8:start]), content[start:]
-
-
-def _with_digest(blank: bytes, digest: str) -> bytes:
-    return blank.replace(_BLANK.encode(), digest.encode(), 1)
+def _data_start(content: bytes) -> int:
+    """Where the header ends, which is JSON behind eight bytes with its length."""
+    return 8 + int.from_bytes(content[:8], "little")
 
 
 def save_sealed(state: Mapping[str, Any], path: Path, replaced: Path | None = None) -> None:

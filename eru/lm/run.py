@@ -227,7 +227,8 @@ def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: 
     if recipe.epochs != saved.epochs:
         folder = replace(folder, config={**folder.config, "recipe": asdict(recipe)})
         if ranks.is_main:
-            write_json(folder.config_path, folder.config)
+            with folder.held():
+                write_json(folder.config_path, folder.config)
     return LanguageModelRun(folder, recipe, load_tokenizer(folder.path / _TOKENIZER))
 
 

@@ -17,7 +17,8 @@ _held: set[int] = set()  # the descriptors of the folders that this process hold
 def held(folder: Path) -> Iterator[None]:
     """Keep every other training out of a folder, and remove what killed ones left half written in it.
 
-    The lock is on the folder itself, so it leaves no file. Windows has no such locks; nothing is kept out there.
+    The lock is on the folder itself, so it leaves no file. Windows and some network file systems have no such locks:
+    there nothing is kept out, and nothing removed.
 
     Args:
         folder: The folder, which must exist.
@@ -45,7 +46,10 @@ def held(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             message = f"{folder}: another training is at work in this folder; wait for its end, or stop it"
             raise ValueError(message) from None
-        remove_drafts(folder)
+        except OSError:  # Some network file systems have no locks on folders; a training there goes without.
+            pass
+        else:
+            remove_drafts(folder)
         yield
     finally:
         if descriptor in _held:  # In a forked process it is closed already.
