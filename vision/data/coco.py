@@ -55,7 +55,7 @@ class CocoReader:
         >>> write_shapes("coco", root, train=6, val=2)
         >>> reader = CocoReader(root, "val")
         >>> [reader.dataset.categories[label] for label in reader[1].objects.labels]
-        ['ring', 'cross', 'square']
+        ['ring', 'cross']
     """
 
     def __init__(

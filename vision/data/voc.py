@@ -63,7 +63,7 @@ class VOCReader:
         >>> write_shapes("voc", root, train=6, val=2)
         >>> reader = VOCReader(root, "val", "detect")
         >>> [reader.dataset.categories[label] for label in reader[1].objects.labels]
-        ['ring', 'cross', 'square']
+        ['ring', 'cross']
     """
 
     def __init__(self, roots: str | Path | Sequence[str | Path], split: str, task: Task = "segment") -> None:
