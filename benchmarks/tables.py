@@ -253,7 +253,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
     "cell": partial(listed, "cell", "batch", *SIZES, "cell", "forward_ms", "forward_backward_ms"),
-    "vision": partial(pivoted, "vision", PICTURES, "way", ["eager, channels last", "vision.optimize"], "ratio"),
+    "vision": partial(
+        pivoted, "vision_inference", PICTURES, "way", ["eager, channels last", "vision.optimize"], "ratio"
+    ),
 }
 
 

@@ -1,13 +1,12 @@
 """Inference of the vision models on this machine: vision.optimize against the plain eager model.
 
-    python benchmarks/vision.py
+    python benchmarks/vision_inference.py
 
 Every round runs each contender in turn on the same picture; the table shows medians of the rounds and the ratio to the
 plain model, NCHW. Weights are drawn at random, with batch normalisation calibrated on noise, so that no map vanishes.
 """
 
 import statistics
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,8 +15,6 @@ import torch
 from environment import write_result
 from paired import milliseconds, paired
 from torch import Tensor, nn
-
-sys.path.pop(0)  # this folder, in which the package's name would be this file's
 
 import vision
 
@@ -96,14 +93,14 @@ def branches() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure all cases and write benchmarks/results/vision.json."""
+    """Measure all cases and write benchmarks/results/vision_inference.json."""
     rows = []
     for case in CASES:
         for row in measure(*case):
             print(row, flush=True)
             rows.append(row)
     result = {"rounds": ROUNDS, "note": "each row names its own threads", "rows": rows, "branches": branches()}
-    write_result("vision", result)
+    write_result("vision_inference", result)
 
 
 if __name__ == "__main__":
