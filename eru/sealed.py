@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from eru.storage import draft_of
+from eru.storage import draft_of, read_json, write_json
 
-_KEY = "sha256"  # in a safetensors file's metadata
+_KEY = "sha256"  # in a safetensors file's metadata, and in a JSON object
 _BLANK = "0" * hashlib.sha256().digest_size * 2  # stands for the digest while it is computed
 _SEAL = b"\nsha256 "  # what comes before the digest at the end of a checkpoint
 _SEAL_SIZE = len(_SEAL) + len(_BLANK)
@@ -124,6 +124,36 @@ def _check_seal(path: Path) -> None:
         seal = file.read()
     if _SEAL in seal and seal != _SEAL + digest.hexdigest().encode():
         raise ValueError(f"{path} is broken and cannot be resumed from: its content is not what was written")
+
+
+def save_sealed_json(fields: Mapping[str, Any], path: Path) -> None:
+    """Write an object as JSON, complete or not at all, with the digest of its other fields as its last one.
+
+    Raises:
+        ValueError: A value is NaN or infinite.
+        TypeError: A value is nothing that JSON can express.
+        OSError: The file cannot be written.
+    """
+    write_json(path, {**fields, _KEY: _digest_of(fields)})
+
+
+def load_sealed_json(path: Path) -> Any:
+    """What `save_sealed_json` wrote, without the digest.
+
+    Raises:
+        ValueError: The file cannot be read, is not JSON, or has been changed.
+    """
+    fields = read_json(path)
+    if isinstance(fields, dict) and (digest := fields.pop(_KEY, None)) is not None and digest != _digest_of(fields):
+        raise ValueError(
+            f'{path} is not what was written (its SHA-256 differs); if it was changed on purpose, take "{_KEY}" out'
+        )
+    return fields
+
+
+def _digest_of(fields: Mapping[str, Any]) -> str:
+    """The digest of an object, whatever the order of its names and the space between them."""
+    return hashlib.sha256(json.dumps(dict(fields), sort_keys=True).encode()).hexdigest()
 
 
 class _Digesting:

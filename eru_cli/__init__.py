@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+import torch
 
 import eru
 from eru_cli.lm import lm_eval, lm_generate, lm_train
@@ -37,6 +38,15 @@ class _Commands(click.Group):
             sys.exit(130)
         except (ValueError, OSError) as error:
             _fail(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
+            _fail("this machine has not memory enough for such sizes")
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether an allocator failed; PyTorch's own for the CPU raises an error without a class of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _fail(message: str) -> None:

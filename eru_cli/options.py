@@ -12,6 +12,8 @@ from typing import Any
 import click
 import torch
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but a tab and the end of a line
+
 data_dir = click.option("--data-dir", metavar="FOLDER", help="Where the Penn Treebank's files are.")
 device = click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
@@ -48,10 +50,21 @@ def speaks() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) <= 1 or os.environ.get("RANK") == "0"
 
 
+def printable(text: str) -> str:
+    r"""A text whose control characters are written out, so that none of a corpus can command the user's terminal.
+
+    Example:
+        >>> print(printable("red: \x1b[31m, and a new\nline"))
+        red: \x1b[31m, and a new
+        line
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def say(text: str) -> None:
     """Tell the user something that is not the answer."""
     if speaks():
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def answer(fields: Mapping[str, Any], as_json: bool, text: str) -> None:
@@ -59,4 +72,4 @@ def answer(fields: Mapping[str, Any], as_json: bool, text: str) -> None:
     if as_json:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         text = json.dumps(finite)
-    click.echo(text)
+    click.echo(printable(text))

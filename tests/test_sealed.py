@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
-from eru.sealed import load_sealed, pack_tensors, read_metadata, save_sealed, unpack_tensors
+from eru.sealed import (
+    load_sealed,
+    load_sealed_json,
+    pack_tensors,
+    read_metadata,
+    save_sealed,
+    save_sealed_json,
+    unpack_tensors,
+)
 
 TENSORS = {
     "weight": torch.arange(12.0).view(3, 4),
@@ -162,3 +170,41 @@ def test_a_full_disk_is_told_as_such_and_loses_nothing(tmp_path, monkeypatch, le
     assert caught.value.filename == str(path)
     assert load_sealed(path) == {"step": 1}
     assert [(file.name, file.stat().st_size) for file in tmp_path.iterdir()] == [("state.pt", size)]
+
+
+def test_no_flipped_bit_of_a_json_file_passes_unseen(tmp_path):
+    path = tmp_path / "fields.json"
+    save_sealed_json({"rate": 0.4, "names": ("a", "é", "sha256"), "deep": {"none": None}, "3": True}, path)
+    expected, content, refused = load_sealed_json(path), path.read_bytes(), []
+    assert expected["names"] == ["a", "é", "sha256"]
+    for changed in flips(content, 8 * len(content)):
+        path.write_bytes(changed)
+        try:
+            found = load_sealed_json(path)
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        # A bit of the white space between two names may pass, and one of the digest's own name.
+        assert {name: value for name, value in found.items() if name in expected} == expected
+    assert len(refused) > 7 * len(content)
+    assert all(str(path) in message for message in refused)
+
+
+def test_json_without_a_digest_is_read(tmp_path):
+    (tmp_path / "older.json").write_text('{"a": 1}')
+    assert load_sealed_json(tmp_path / "older.json") == {"a": 1}
+    (tmp_path / "list.json").write_text("[1]")
+    assert load_sealed_json(tmp_path / "list.json") == [1]
+
+
+def test_what_was_changed_on_purpose_says_how_it_is_read_again(tmp_path):
+    path = tmp_path / "config.json"
+    save_sealed_json({"a": 1, "b": 2}, path)
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({"b": 2, **fields}))  # the order means nothing
+    assert load_sealed_json(path) == {"a": 1, "b": 2}
+    path.write_text(json.dumps({**fields, "a": 3}))
+    with pytest.raises(ValueError, match=r'config\.json is not what was written .*; .* take "sha256" out'):
+        load_sealed_json(path)
+    path.write_text(json.dumps({"a": 3, "b": 2}))
+    assert load_sealed_json(path) == {"a": 3, "b": 2}

@@ -12,6 +12,7 @@ from vision.options import whole_number
 from vision.preprocessing import Preprocessing
 
 # Where a model lives, how many classes it has and which levels its kind uses are told apart from its options.
+_MOST_CLASSES = 1_000_000  # far more than anyone has, and no more than memory has room for
 _NOT_OPTIONS = {"num_classes", "depth", "image_levels", "out_indices", "device", "dtype"}
 
 
@@ -80,4 +81,4 @@ class Network(nn.Module):
 
     def _take_classes(self, num_classes: int, least: int) -> None:
         """Remember how many classes there are from now on; what they are called is then unknown."""
-        self.num_classes, self.dataset = whole_number("num_classes", num_classes, least), None
+        self.num_classes, self.dataset = whole_number("num_classes", num_classes, least, _MOST_CLASSES), None

@@ -4,11 +4,11 @@ import operator
 from typing import Any
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """An option that counts something, as Python's own integer: NumPy's are taken too.
 
     Raises:
-        ValueError: It is no whole number, or below the least one.
+        ValueError: It is no whole number, below the least one, or above the largest one where there is one.
 
     Example:
         >>> import numpy as np
@@ -19,6 +19,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least:
-        raise ValueError(f"{name}={value!r}: must be a whole number, at least {least}")
+    if number is None or number < least or (most is not None and number > most):
+        limit = f"at least {least}" if most is None else f"from {least} to {most:,}"
+        raise ValueError(f"{name}={value!r}: must be a whole number, {limit}")
     return number

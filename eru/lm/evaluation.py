@@ -184,8 +184,8 @@ def evaluate(
         device: Where to compute.
 
     Raises:
-        ValueError: There is no such run, corpus or split, the run has no weights yet, a number is out of range, or
-            ``choose_tokens`` is given with nothing to choose.
+        ValueError: There is no such run, corpus or split, the run has no weights yet, a number is out of range,
+            ``choose_tokens`` is given with nothing to choose, or the model's outputs are not finite.
 
     Example:
         ``evaluate("ptb-awd-7m", "valid").perplexity`` reads the validation text of the Penn Treebank.
@@ -213,6 +213,8 @@ def evaluate(
         chosen_on, valid_perplexity = len(ids) - 1, perplexity_of(loss)
     tokens = len(text.ids) - 1  # The first token is only read, and so is the first word.
     loss = grid_losses(model, text.ids, grid, rms).item()
+    if not math.isfinite(loss):
+        raise ValueError(f"the mean loss of the {split} text is {loss}: the model's outputs are not finite")
     return Report(
         run=str(run.folder.path),
         weights=run.folder.weights_sha256(),

@@ -107,7 +107,8 @@ def generate_tokens(
     The model stays as it is, in its own mode; its inference form does the work.
 
     Raises:
-        ValueError: The prompt is empty, a number is out of range, or every token is banned.
+        ValueError: The prompt is empty, a number is out of range, every token is banned, or the model's outputs are
+            not finite.
 
     Example:
         >>> model = LanguageModel(10, 8, 8)
@@ -123,6 +124,8 @@ def generate_tokens(
         raise ValueError(f"top_k={top_k}: must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: must be above 0 and at most 1")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed}: must be from 0 to 2**64 - 1")
     device = model.embedding.weight.device
     # Sampling is on the CPU and in float64, so that a seed gives the same text everywhere, at any temperature.
     generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -133,6 +136,8 @@ def generate_tokens(
         features = model.features(fed, state)
         state = features.state
         scores = model.logits(features.dropped[-1, 0]).double().cpu()
+        if not scores.isfinite().all():
+            raise ValueError("the model's outputs are not finite: has its training diverged?")
         scores[list(banned)] = -torch.inf
         if temperature == 0:
             token = scores.argmax()

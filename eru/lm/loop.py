@@ -37,6 +37,8 @@ from eru.training import (
     seed_everything,
 )
 
+_MANY_UNKNOWN = 0.2  # of the validation text; the Penn Treebank marks a twentieth of its words as unknown
+
 
 def train(
     recipe: Recipe | str,
@@ -108,6 +110,9 @@ def train(
             count, parameters = len(splits["train"].ids), sum(p.numel() for p in model.parameters())
             sizes = f"{parameters:,} parameters, {count:,} training tokens, {recipe.epochs} epochs"
             print(f"{out}: {sizes} on {ranks.device.type}; a line follows after each epoch", file=sys.stderr)
+            if (unknown := splits["valid"].unknown_rate) > _MANY_UNKNOWN:
+                advice = "whatever is unknown is easy to predict; the tokenizer sentencepiece lacks nothing"
+                print(f"note: {unknown:.0%} of the validation text are unknown words, and {advice}", file=sys.stderr)
         is_new = run is None
         run = run or create_run(out, recipe, tokenizer, config, ranks)
         if ranks.is_main:

@@ -16,9 +16,9 @@ A :class:`Recipe` has other defaults, so that the config.json of an older run me
 """
 # Whatever else has limits is checked by the function that uses it. Comparisons with NaN are false, so it fits nowhere.
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
+    ("epochs log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
     (
-        "epochs weight_decay activation_regularization temporal_regularization nonmonotone_interval patience",
+        "weight_decay activation_regularization temporal_regularization nonmonotone_interval patience",
         lambda value: 0 <= value < math.inf,
         "finite and not negative",
     ),

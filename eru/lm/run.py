@@ -15,7 +15,7 @@ from eru.lm.recipes import Recipe, read_recipe, shape_of
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer, load_tokenizer
 from eru.storage import draft_of
-from eru.training import Ranks, RunFolder, write_json
+from eru.training import Ranks, RunFolder
 
 TRAINED = Path(__file__).with_name("trained")
 """Run folders of trained models that come with the package."""
@@ -228,7 +228,7 @@ def resume_run(path: str | Path, recipe: Recipe, config: dict[str, Any], ranks: 
         folder = replace(folder, config={**folder.config, "recipe": asdict(recipe)})
         if ranks.is_main:
             with folder.held():
-                write_json(folder.config_path, folder.config)
+                folder.save_config()
     return LanguageModelRun(folder, recipe, load_tokenizer(folder.path / _TOKENIZER))
 
 

@@ -34,8 +34,8 @@ class Limits:
         stop: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if max_steps is not None and max_steps < 0:
-            raise ValueError(f"max_steps={max_steps}: must not be negative")
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps={max_steps}: must be at least 1")
         if minutes is not None and not 0 < minutes < math.inf:  # A comparison with NaN is false.
             raise ValueError(f"minutes={minutes}: must be finite and above 0")
         self.max_steps, self._stop, self._clock = max_steps, stop, clock

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from eru.sealed import load_sealed, pack_tensors, save_sealed, unpack_tensors
-from eru.storage import atomic_write, read_json, write_json
+from eru.sealed import load_sealed, load_sealed_json, pack_tensors, save_sealed, save_sealed_json, unpack_tensors
+from eru.storage import atomic_write
 from eru.training.lock import held
 from eru.warn import warn_once
 
@@ -89,7 +89,7 @@ class RunFolder:
             folder.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(f"cannot make the run folder {path}: a file is in its place") from error
-        write_json(folder.config_path, folder.config)
+        folder.save_config()
         return folder
 
     @classmethod
@@ -102,7 +102,7 @@ class RunFolder:
         file = Path(path) / "config.json"
         if not file.is_file():
             raise ValueError(f"no run in {path}: {file} is missing")
-        config = read_json(file)
+        config = load_sealed_json(file)
         if not isinstance(config, dict):
             raise ValueError(f"{file} must hold a JSON object, got {type(config).__name__}")
         return cls(Path(path), config)
@@ -111,6 +111,10 @@ class RunFolder:
     def _other_files(self) -> tuple[Path, ...]:
         states = (self.state_path, self.previous_path)
         return (self.metrics_path, self.weights_path, *states, self.card_path, self.curve_path)
+
+    def save_config(self) -> None:
+        """Write the configuration to ``config.json``."""
+        save_sealed_json(self.config, self.config_path)
 
     def discard(self) -> None:
         """Remove the run's own files, ``config.json`` last, and the folder where nothing else is in it."""
@@ -194,13 +198,16 @@ class RunFolder:
         """Read the weights from ``model.safetensors`` to a device.
 
         Raises:
-            ValueError: There are no weights yet, or the file is damaged.
+            ValueError: There are no weights yet, the file is damaged, or a weight is not finite.
         """
         self._check_weights()
         try:
             weights = unpack_tensors(self.weights_path.read_bytes())
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{self.weights_path} is broken: {error}") from error
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{self.weights_path} is broken: {name} holds numbers that are not finite")
         return {name: tensor.to(device) for name, tensor in weights.items()}
 
     def weights_sha256(self) -> str:

@@ -1,6 +1,8 @@
 """Bad input gives one clear line and exit code 2, and leaves what is there as it was."""
 
 import json
+import os
+import random
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from eru.lm.model import LanguageModel
+from eru.training import RunFolder
 
 SPLITS = ("train", "valid", "test")
 
@@ -48,8 +51,11 @@ def spoil(corpus, tmp_path):
         (b" \n\n \n", "empty"),
         (b"word\n", "at least 2"),
         (b"caf\xe9 au lait\n" * 9, "not UTF-8"),
+        (b"\xff\xfe" + "the cat sat\n".encode("utf-16-le"), "is it UTF-16?"),
+        ("the cat sat\n".encode("utf-16-le"), "holds a NUL at byte 1, so it is no UTF-8 text (is it UTF-16?)"),
+        (b"the cat sat\n" * 99999 + b"\0", "holds a NUL at byte 1199988"),
     ],
-    ids=["empty", "blank", "one token", "latin-1"],
+    ids=["empty", "blank", "one token", "latin-1", "UTF-16", "UTF-16 without a mark", "NUL"],
 )
 def test_a_corpus_with_a_bad_file(train, spoil, tmp_path, split, content, said):
     refused(train("--epochs=1", data=spoil(split, content)), f"{split}.txt", said)
@@ -62,6 +68,26 @@ def test_a_corpus_without_a_file(train, spoil, tmp_path, split):
     refused(train("--epochs=1", data=folder), folder, f"has no {split}.txt")
     (folder / f"wiki.{split}.tokens").write_text("text")
     refused(train("--epochs=1", data=folder), f"has no {split}.txt: rename or copy wiki.{split}.tokens to {split}.txt")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (Path.mkdir, "a folder"),
+        (os.mkfifo, "a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (lambda path: path.symlink_to("nowhere"), "a link that leads nowhere"),
+        (lambda path: path.symlink_to(path.name), "a link that leads nowhere"),
+        (lambda path: path.symlink_to("."), "a folder"),
+    ],
+    ids=["folder", "pipe", "device", "dangling link", "link to itself", "link to a folder"],
+)
+def test_a_corpus_with_something_in_place_of_a_file(train, spoil, tmp_path, split, make, kind):
+    folder = spoil(split, None)
+    make(folder / f"{split}.txt")
+    refused(train("--epochs=1", data=folder), folder / f"{split}.txt", f"must be a file, not {kind}")
     assert not (tmp_path / "run").exists()
 
 
@@ -108,6 +134,8 @@ def test_an_altered_penn_treebank_file(call, tmp_path):
         (["--set=hidden_size=10000000"], ["hidden_size=10000000", "GB of memory"]),
         (["--set=num_layers=100000", "--set=hidden_size=1000"], ["num_layers=100000", "GB of memory"]),
         (["--epochs=-1"], ["epochs=-1"]),
+        (["--epochs=0"], ["epochs=0", "at least 1"]),
+        (["--max-steps=0"], ["max_steps=0", "at least 1"]),
         (["--epochs=few"], ["--epochs", "few"]),
         (["--max-steps=-3"], ["max_steps=-3"]),
         (["--minutes=0"], ["minutes=0.0", "above 0"]),
@@ -262,6 +290,7 @@ def test_a_broken_config(call, run, command, content):
 @pytest.mark.parametrize(("field", "value"), [("hidden_size", "many"), ("hidden_size", -1), ("colour", "red")])
 def test_a_config_with_a_bad_recipe(call, run, command, field, value):
     config = json.loads((run / "config.json").read_text())
+    del config["sha256"]
     config["recipe"][field] = value
     (run / "config.json").write_text(json.dumps(config))
     refused(call(command, run), field)
@@ -270,6 +299,7 @@ def test_a_config_with_a_bad_recipe(call, run, command, field, value):
 @pytest.mark.parametrize("data", [None, "text", {}, {"name": "stdlib"}])
 def test_a_config_without_its_corpus(call, run, corpus, data):
     config = json.loads((run / "config.json").read_text()) | {"data": data}
+    del config["sha256"]
     (run / "config.json").write_text(json.dumps(config))
     refused(call("lm-eval", run), run / "config.json", "corpus")
 
@@ -286,6 +316,23 @@ def test_broken_weights(call, run, command, size):
     weights = run / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:size])
     refused(call(command, run), weights, "broken")
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(call, run, command, value):
+    folder = RunFolder.open(run)
+    weights = folder.load_weights()
+    weights["embedding.weight"][3, 1] = value
+    folder.save_weights(weights)
+    refused(call(command, run), run / "model.safetensors", "embedding.weight", "not finite")
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_weights_that_make_outputs_infinite(call, run, command):
+    folder = RunFolder.open(run)
+    folder.save_weights({name: torch.full_like(weight, 3e38) for name, weight in folder.load_weights().items()})
+    refused(call(command, run), "not finite")
 
 
 def test_weights_of_another_model(call, train, run, tmp_path):
@@ -319,6 +366,8 @@ def test_a_broken_tokenizer(call, run):
         ("lm-generate", ["--prompt=a \udcff"], ["prompt='a \\udcff'", "UTF-8"]),
         ("lm-generate", ["--tokens=-1"], ["tokens=-1"]),
         ("lm-generate", ["--tokens=some"], ["--tokens", "some"]),
+        ("lm-generate", ["--seed=-1"], ["seed=-1", "2**64 - 1"]),
+        ("lm-generate", ["--seed=18446744073709551616"], ["seed=18446744073709551616", "2**64 - 1"]),
         ("lm-generate", ["--temperature=-1"], ["temperature=-1"]),
         ("lm-generate", ["--temperature=nan"], ["temperature=nan"]),
         ("lm-generate", ["--top-k=0"], ["top_k=0"]),
@@ -345,3 +394,28 @@ def test_a_bad_question_to_a_run(call, trained, command, arguments, named):
 )
 def test_a_command_that_does_not_fit(call, arguments, named):
     refused(call(*arguments), named)
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "sentencepiece"])
+def test_no_flipped_bit_of_a_run_changes_an_answer_unseen(call, train, tmp_path, tokenizer):
+    run = tmp_path / "run"
+    size = 280 if tokenizer == "sentencepiece" else 17
+    train("--epochs=1", f"--set=tokenizer={tokenizer}", f"--set=vocab_size={size}")
+    expected = call("lm-eval", run, "--json").json
+    files = [run / "config.json", run / "model.safetensors", *sorted((run / "tokenizer").iterdir())]
+    assert len(files) == (4 if tokenizer == "sentencepiece" else 3)
+    draw, seen = random.Random(0), 0
+    for file in files:
+        content = file.read_bytes()
+        for place in draw.sample(range(8 * len(content)), 12):
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << place % 8
+            file.write_bytes(flipped)
+            answer = call("lm-eval", run, "--json")
+            if answer.code:
+                refused(answer, file)
+                seen += 1
+            else:  # The bit was of white space between two names, of the digest's own name, or means nothing.
+                assert {**answer.json, "weights": expected["weights"]} == expected
+        file.write_bytes(content)
+    assert seen > 9 * len(files)

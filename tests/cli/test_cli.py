@@ -2,12 +2,14 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -187,7 +189,7 @@ def test_without_json_the_answer_is_text_on_stdout(train):
 
 
 def test_what_is_not_known_is_null_and_not_nan(train):
-    answer = train("--max-steps=0", "--json").json
+    answer = train("--minutes=1e-9", "--json").json
     assert (answer["steps"], answer["train_perplexity"], answer["valid_perplexity"]) == (0, None, None)
 
 
@@ -203,11 +205,11 @@ def test_the_default_recipe_is_the_same_everywhere(call, corpus, monkeypatch, gp
 
 def test_the_default_folder_is_named_after_corpus_and_recipe(call, corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ("--recipe=small", "--max-steps=0", "--set=hidden_size=4", "--set=embedding_size=4", "--json")
+    arguments = ("--recipe=small", "--max-steps=1", "--set=hidden_size=4", "--set=embedding_size=4", "--json")
     assert call("lm-train", "--data", corpus, *arguments).json["run"] == "runs/tiny-small"
     assert open_run(tmp_path / "runs" / "tiny-small").recipe.hidden_size == 4
-    resumed = call("lm-train", "--data", corpus, "--device=cpu", "--resume", "--max-steps=1", "--json").json
-    assert (resumed["run"], resumed["steps"]) == ("runs/tiny-small", 1)
+    resumed = call("lm-train", "--data", corpus, "--device=cpu", "--resume", "--max-steps=2", "--json").json
+    assert (resumed["run"], resumed["steps"]) == ("runs/tiny-small", 2)
 
 
 def test_resume_starts_goes_on_and_ends(train, tmp_path):
@@ -328,7 +330,7 @@ def test_the_lstm_control_has_as_many_parameters(train, tmp_path):
     sizes = []
     for cell in ("eru", "lstm"):
         said = train(
-            "--max-steps=0", f"--set=cell={cell}", "--set=hidden_size=320", "--set=num_layers=3", "--json"
+            "--max-steps=1", f"--set=cell={cell}", "--set=hidden_size=320", "--set=num_layers=3", "--json"
         ).json
         sizes.append(said["parameters"])
         (tmp_path / "run").rename(tmp_path / cell)
@@ -373,8 +375,10 @@ def test_evaluation_takes_the_test_text_unless_told(call, trained):
 
 
 def test_evaluation_notes_that_the_text_has_changed(call, run, corpus, tmp_path):
-    config = run / "config.json"
-    config.write_text(config.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    config = json.loads((run / "config.json").read_text())
+    del config["sha256"]
+    config["data"]["fingerprint"] = "0" * 64
+    (run / "config.json").write_text(json.dumps(config))
     answer = call("lm-eval", run, "--json")
     assert answer.json["split"] == "test"
     assert "not the text that this run was trained on" in answer.err
@@ -564,3 +568,38 @@ def test_large_tensors_come_in_huge_pages_unless_told_otherwise(asked):
     )
     pages, faults = map(int, done.stdout.splitlines()[-1].split())
     assert faults < pages / 2 if asked is None else faults >= pages
+
+
+def test_control_characters_of_a_corpus_do_not_reach_the_terminal(call, train, corpus, tmp_path):
+    colour, title, eight_bit = "\x1b[31mred", "\x1b]0;title\x07", "\x9bcsi"
+    folder = shutil.copytree(corpus, tmp_path / "coloured")
+    line = f"{colour} {title} {eight_bit} "
+    (folder / "train.txt").write_text(f"{line * 5}\n" * 40, encoding="utf-8")
+    answer = train("--epochs=1", "--set=learning_rate=0.02", data=folder)
+    said = next(line for line in answer.err.splitlines() if line.startswith("sample: "))
+    for told in (said, call("lm-generate", tmp_path / "run", "--prompt", line).out):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", told)
+    assert r"\x1b[31mred" in said
+    assert r"\x9bcsi" in call("lm-generate", tmp_path / "run", "--prompt", line).out
+    assert line in call("lm-generate", tmp_path / "run", "--prompt", line, "--json").json["text"]
+
+
+def test_a_validation_text_that_is_mostly_unknown_is_noted(train, corpus, tmp_path):
+    folder = shutil.copytree(corpus, tmp_path / "foreign")
+    (folder / "valid.txt").write_text("le chat noir sat\n" * 9)
+    note = "note: 60% of the validation text are unknown words"
+    assert note in train("--max-steps=1", data=folder).err
+    assert "note:" not in train("--max-steps=2", "--resume").err
+
+
+def test_a_machine_without_memory_enough_says_so_in_one_line(call, monkeypatch):
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")):
+        with monkeypatch.context() as patch:
+            patch.setattr("eru_cli.lm.open_run", Mock(side_effect=error))
+            answer = call("lm-generate")
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == "Error: this machine has not memory enough for such sizes\n"
+    with monkeypatch.context() as patch:
+        patch.setattr("eru_cli.lm.open_run", Mock(side_effect=RuntimeError("a fault of ours")))
+        with pytest.raises(RuntimeError, match="a fault of ours"):  # which must not be hidden
+            call("lm-generate")

@@ -52,7 +52,7 @@ def finetuned(corpus, pretrained, tmp_path_factory):
 
 
 def test_a_run_starts_from_the_best_weights_of_another(corpus, pretrained, tmp_path):
-    result = train(tiny(**FINETUNING), corpus, tmp_path / "run", start=pretrained, max_steps=0, quiet=True)
+    result = train(tiny(**FINETUNING), corpus, tmp_path / "run", start=pretrained, stop=lambda: True, quiet=True)
     run, other = open_run(tmp_path / "run"), open_run(pretrained)
     weights = (pretrained / "model.safetensors").read_bytes()
     assert run.folder.config["start"] == {"run": "pretrained", "weights": hashlib.sha256(weights).hexdigest()}

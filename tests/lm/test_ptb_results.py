@@ -175,6 +175,7 @@ def test_what_cannot_be_published_is_refused(call, ptb, trained, make_corpus, co
     assert "no run in" in refused(call, capsys, tmp_path / "nowhere", "--out", out)
     other = Path(shutil.copytree(trained, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
+    del config["sha256"]
     config["data"]["fingerprint"] = "0" * 64
     (other / "config.json").write_text(json.dumps(config))
     assert "trained on another text" in refused(call, capsys, other, "--out", out)

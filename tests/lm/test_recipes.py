@@ -69,11 +69,11 @@ def test_an_unknown_field_is_named_with_the_known_ones(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *(({name: 0}, f"{name}=0: must be at least 1") for name in ("log_every", "checkpoint_every")),
+        *(({name: 0}, f"{name}=0: must be at least 1") for name in ("epochs", "log_every", "checkpoint_every")),
         *(
             ({name: -1}, f"{name}=-1: must be finite and not negative")
             for name in (
-                *("epochs", "weight_decay", "nonmonotone_interval", "patience"),
+                *("weight_decay", "nonmonotone_interval", "patience"),
                 *("activation_regularization", "temporal_regularization"),
             )
         ),

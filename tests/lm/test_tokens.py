@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,13 +97,51 @@ def test_one_token_is_too_few(corpus, text):
     assert list((Path(os.environ["ERU_CACHE_DIR"]) / "tokens").iterdir()) == []
 
 
-def test_damaged_token_files_are_named(corpus):
+@pytest.fixture
+def cached(corpus):
+    """The corpus, its tokenizer, their folder in the cache, and what it holds."""
     tokenizer = build_tokenizer("word", corpus.lines("train"))
-    encode_corpus(corpus, tokenizer)
+    before = {split: found.ids.tolist() for split, found in encode_corpus(corpus, tokenizer).items()}
     (folder,) = (Path(os.environ["ERU_CACHE_DIR"]) / "tokens").iterdir()
-    os.truncate(folder / "train.bin", 10)
-    with pytest.raises(ValueError, match=f"{folder}.*delete"):
-        encode_corpus(corpus, tokenizer)
+    return corpus, tokenizer, folder, before
+
+
+def cut(path):
+    os.truncate(path, 10)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, os.remove])
+@pytest.mark.parametrize("name", ["train.bin", "test.bin", "tokens.json"])
+def test_damaged_token_files_are_named_and_made_again(cached, name, damage):
+    corpus, tokenizer, folder, before = cached
+    damage(folder / name)
+    with pytest.warns(UserWarning, match=f"{folder} are damaged .* and made again"):
+        after = encode_corpus(corpus, tokenizer)
+    assert {split: found.ids.tolist() for split, found in after.items()} == before
+    assert {split: found.ids.tolist() for split, found in encode_corpus(corpus, tokenizer).items()} == before
+
+
+def test_what_nothing_has_used_for_a_month_leaves_the_cache(cached):
+    corpus, tokenizer, folder, _ = cached
+    month, other = 31 * 24 * 3600, folder.with_name(".half-made.0a1b2c3d.tmp")
+    other.mkdir()
+    for entry in (folder, other):
+        os.utime(entry, times=(0, time.time() - month))
+    encode_corpus(corpus, tokenizer)  # a use
+    corpus.path("test").write_text("a dog\n")
+    encode_corpus(load_corpus(corpus.name), tokenizer)
+    assert folder.is_dir()
+    assert not other.exists()
+    os.utime(folder, times=(0, time.time() - month))
+    corpus.path("test").write_text("the dog\n")
+    encode_corpus(load_corpus(corpus.name), tokenizer)
+    assert not folder.exists()
 
 
 def test_penn_treebank_has_its_published_numbers(penn_treebank, tmp_path, monkeypatch):

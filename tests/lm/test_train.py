@@ -181,8 +181,8 @@ def test_an_absurd_learning_rate_is_one_clear_error(corpus, tmp_path):
         (["a b c"] * 9, {"kernel_size": 2}, {}, "kernel_size=2"),
         (["a b c"] * 9, {"vocab_size": 2}, {}, "vocab_size=2"),
         (["a b c"] * 9, {}, {"precision": "float16"}, "precision='float16': must be one of float32, bfloat16"),
-        (["a b c"] * 9, {}, {"max_steps": -1}, "max_steps=-1: must not be negative"),
-        (["a b c"] * 9, {}, {"epochs": -1}, "epochs=-1: must be finite and not negative"),
+        (["a b c"] * 9, {}, {"max_steps": 0}, "max_steps=0: must be at least 1"),
+        (["a b c"] * 9, {}, {"epochs": 0}, "epochs=0: must be at least 1"),
         *(
             (["a b c"] * 9, {name: value}, {}, rf"{name}={value}: must be")
             for name, value in (

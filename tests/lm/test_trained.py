@@ -41,7 +41,7 @@ def test_a_published_run_is_the_run_in_bfloat16(run, tmp_path):
 
 def test_a_new_run_starts_from_a_published_one(run, corpus, tmp_path):
     run.publish(tmp_path / "copy")
-    train(run.recipe, corpus, tmp_path / "new", start=tmp_path / "copy", max_steps=0, quiet=True)
+    train(run.recipe, corpus, tmp_path / "new", start=tmp_path / "copy", stop=lambda: True, quiet=True)
     weights, new = (open_run(tmp_path / name).load_model().state_dict() for name in ("copy", "new"))
     assert all(torch.equal(weights[name], weight) for name, weight in new.items())
 

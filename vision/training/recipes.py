@@ -185,19 +185,19 @@ _ALL = [
     replace(_IMAGENET, **_MODERN, task="multilabel", epochs=60, batch_size=128, rates=(1e-3,), milestones=()),
     replace(_SEGMENT, **_MODERN, sizes=((384, 384),), rates=(1e-3,), photometric=0.4),
     replace(_DETECT, **_MODERN, rates=(1e-3,)),
-    replace(_IMAGENET, **_SHAPES, epochs=9, batch_size=16, rates=(4e-3,), milestones=()),
+    replace(_IMAGENET, **_SHAPES, epochs=7, batch_size=16, rates=(4e-3,), milestones=()),
     # A crop would cut away shapes whose labels stay.
     replace(
         _IMAGENET,
         **{**_SHAPES, "smallest_crop": 1.0},
         task="multilabel",
-        epochs=9,
+        epochs=7,
         batch_size=16,
         rates=(4e-3,),
         milestones=(),
     ),
-    replace(_SEGMENT, **_SHAPES, epochs=6, rates=(4e-3,), scales=(0.8, 1.25)),
-    replace(_DETECT, **_SHAPES, epochs=8, batch_size=16, rates=(3e-3,), expand=1.5, photometric=0.1),
+    replace(_SEGMENT, **_SHAPES, epochs=3, rates=(4e-3,), scales=(0.8, 1.25)),
+    replace(_DETECT, **_SHAPES, epochs=5, batch_size=16, rates=(3e-3,), expand=1.5, photometric=0.1),
 ]
 RECIPES: dict[str, dict[Task, Recipe]] = {}
 """The recipes by name and task.

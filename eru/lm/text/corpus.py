@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def _folder_files(name: str) -> dict[str, Path]:
         raise ValueError(
             f"unknown corpus {name!r}: must be 'stdlib', 'ptb' or a folder with train.txt, valid.txt and test.txt"
         )
-    files = {split: file for split in SPLITS if (file := folder / f"{split}.txt").is_file()}
+    files = {split: file for split in SPLITS if os.path.lexists(file := folder / f"{split}.txt")}
     if missing := [split for split in ("train", "valid") if split not in files]:
         raise ValueError(f"corpus {name!r}: {_what_is_missing(folder, missing)}")
     return files
@@ -123,13 +124,18 @@ def _what_is_missing(folder: Path, splits: Iterable[str]) -> str:
 
 
 def _checked_digest(path: Path) -> bytes:
-    """SHA-256 of a file, which must be UTF-8 and hold more than white space."""
+    """SHA-256 of a file, which must be UTF-8 text and hold more than white space."""
+    if not path.is_file():  # A pipe could be read only once, and a device has no end.
+        raise ValueError(f"{path}: must be a file, not {_kind_of(path)}")
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     has_text, position = False, 0
     try:
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
+                if b"\0" in chunk:  # Text in UTF-16 without its mark at the beginning may be UTF-8 too.
+                    place = position + chunk.index(b"\0")
+                    raise ValueError(f"{path}: holds a NUL at byte {place}, so it is no UTF-8 text (is it UTF-16?)")
                 digest.update(chunk)
                 has_text |= bool(decoder.decode(chunk).strip())
                 position += len(chunk)
@@ -141,3 +147,11 @@ def _checked_digest(path: Path) -> bytes:
     if not has_text:
         raise ValueError(f"{path}: the file is empty")
     return digest.digest()
+
+
+def _kind_of(path: Path) -> str:
+    """What lies there in place of a file."""
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere"
+    kinds = {"a folder": path.is_dir, "a pipe": path.is_fifo, "a socket": path.is_socket}
+    return next((kind for kind, is_that in kinds.items() if is_that()), "a device")

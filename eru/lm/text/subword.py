@@ -1,5 +1,6 @@
 """Subwords by sentencepiece's unigram model, with bytes for whatever has no piece."""
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -9,7 +10,8 @@ from typing import Self
 import sentencepiece
 
 from eru.lm.text.vocabulary import split_at
-from eru.storage import atomic_write, write_json
+from eru.sealed import save_sealed_json
+from eru.storage import atomic_write
 
 _SPACE = "\u2581"  # sentencepiece's own sign for a space
 _DEFAULT_VOCAB_SIZE = 4000
@@ -105,7 +107,8 @@ class SentencePieceTokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with atomic_write(Path(folder) / "tokenizer.model", "wb") as file:
             file.write(self._model)
-        write_json(Path(folder) / "tokenizer.json", {"kind": self.kind})
+        digest = hashlib.sha256(self._model).hexdigest()
+        save_sealed_json({"kind": self.kind, "model": digest}, Path(folder) / "tokenizer.json")
 
     def encode(self, line: str) -> list[int]:
         """The ids of one line's pieces.

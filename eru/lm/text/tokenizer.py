@@ -1,12 +1,13 @@
 """Tokenizers: what all of them do, and how one is built from a text or read back from its folder."""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from eru.lm.text.subword import SentencePieceTokenizer
 from eru.lm.text.vocabulary import CharTokenizer, WordTokenizer
-from eru.storage import read_json
+from eru.sealed import load_sealed_json
 
 TokenizerKind = Literal["word", "sentencepiece", "char"]
 
@@ -50,13 +51,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         ValueError: A file is missing, damaged, or of another kind.
     """
     path = Path(folder) / "tokenizer.json"
-    fields = read_json(path)
+    fields = load_sealed_json(path)
     try:
         kind = fields["kind"]
         if kind not in _CLASSES:
             raise ValueError(f"kind={kind!r}: must be one of {', '.join(_CLASSES)}")
         if kind == "sentencepiece":
-            return SentencePieceTokenizer((path.parent / "tokenizer.model").read_bytes())
+            model = (path.parent / "tokenizer.model").read_bytes()
+            digest = hashlib.sha256(model).hexdigest()
+            if fields.get("model", digest) != digest:
+                raise ValueError("tokenizer.model beside it is not what was written (its SHA-256 differs)")
+            return SentencePieceTokenizer(model)
         return _CLASSES[kind](fields["types"], unknown=fields["unknown"], eos=fields["eos"])
     except OSError as error:
         raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error

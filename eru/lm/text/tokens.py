@@ -1,8 +1,11 @@
 """A corpus as token ids in memory-mapped files, encoded once and kept in the cache."""
 
 import hashlib
-import json
+import os
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +13,13 @@ import numpy as np
 
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer
+from eru.sealed import load_sealed_json, save_sealed_json
 from eru.storage import cache_dir, new_folder
+from eru.warn import warn_once
 
 # Raise it whenever the same text and tokenizer give other tokens, so that no older cached file is read.
-_FORMAT = b"2"
+_FORMAT = b"3"
+_KEPT = 30 * 24 * 3600  # seconds after its last use
 
 
 @dataclass(frozen=True)
@@ -39,24 +45,37 @@ class TokenSplit:
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]:
     """Encode every split, or reopen what an earlier call encoded from the same text with the same tokenizer.
 
-    Memory stays bounded by the longest line, however large the files are.
+    Memory stays bounded by the longest line, however large the files are. What was encoded lies in the cache; files
+    there that are damaged are named in a warning and made again, and those that nothing has used for a month removed.
 
     Raises:
-        ValueError: A split has fewer than two tokens besides the ends of lines, or the cached files are damaged.
+        ValueError: A split has fewer than two tokens besides the ends of lines, or the cache cannot be written.
     """
     folder = cache_dir() / "tokens" / _key(corpus, tokenizer)
-    if not folder.is_dir():
-        with new_folder(folder) as draft:
-            dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-            sizes = {split: _encode(corpus, split, tokenizer, draft / f"{split}.bin", dtype) for split in corpus.files}
-            (draft / "tokens.json").write_text(json.dumps({"dtype": dtype.str, "splits": sizes}))
-    try:
-        fields = json.loads((folder / "tokens.json").read_text())
-        return {
-            split: _open(folder / f"{split}.bin", fields["dtype"], **fields["splits"][split]) for split in corpus.files
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the token files in {folder} are damaged ({error}); delete that folder") from error
+    if folder.is_dir():
+        try:
+            splits = _open_all(corpus, folder)
+        except ValueError as error:
+            warn_once(f"the token files in {folder} are damaged ({error}) and made again")
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            with suppress(OSError):  # The cache may be for reading only.
+                os.utime(folder)
+            return splits
+    with new_folder(folder) as draft:
+        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        encoded = {split: _encode(corpus, split, tokenizer, draft / f"{split}.bin", dtype) for split in corpus.files}
+        save_sealed_json({"dtype": dtype.str, "splits": encoded}, draft / "tokens.json")
+    _prune(folder.parent)
+    return _open_all(corpus, folder)
+
+
+def _prune(folder: Path) -> None:
+    """Remove what nothing has used for long, and what killed processes left half made that long ago."""
+    for entry in folder.iterdir():
+        with suppress(OSError):  # Another process may have removed it.
+            if time.time() - entry.stat().st_mtime > _KEPT:
+                shutil.rmtree(entry)
 
 
 def _key(corpus: Corpus, tokenizer: Tokenizer) -> str:
@@ -69,23 +88,42 @@ def _key(corpus: Corpus, tokenizer: Tokenizer) -> str:
     return digest.hexdigest()[:32]
 
 
-def _encode(corpus: Corpus, split: str, tokenizer: Tokenizer, target: Path, dtype: np.dtype) -> dict[str, int]:
-    """Stream one split into a file and return its numbers of tokens, bytes and unknown tokens."""
+def _encode(corpus: Corpus, split: str, tokenizer: Tokenizer, target: Path, dtype: np.dtype) -> dict[str, int | str]:
+    """Stream one split into a file and return its numbers of tokens, bytes and unknown tokens, and its digest."""
     tokens = lines = text_bytes = unknown = 0
+    digest = hashlib.sha256()
     with target.open("wb") as file:
         for line in corpus.lines(split):
             ids = [*tokenizer.encode(line), tokenizer.eos]
-            file.write(np.array(ids, dtype).tobytes())
+            content = np.array(ids, dtype).tobytes()
+            file.write(content)
+            digest.update(content)
             lines += 1
             tokens += len(ids)
             unknown += ids.count(tokenizer.unknown)
             text_bytes += len(line.encode()) + 1
     if tokens - lines < 2:
         raise ValueError(f"{corpus.path(split)}: has {tokens - lines} token(s); a split needs at least 2")
-    return {"tokens": tokens, "bytes": text_bytes, "unknown": unknown}
+    return {"tokens": tokens, "bytes": text_bytes, "unknown": unknown, "sha256": digest.hexdigest()}
 
 
-def _open(path: Path, dtype: str, *, tokens: int, bytes: int, unknown: int) -> TokenSplit:
-    if path.stat().st_size != tokens * np.dtype(dtype).itemsize:
-        raise ValueError(f"{path.name} has the wrong size")
+def _open_all(corpus: Corpus, folder: Path) -> dict[str, TokenSplit]:
+    """What a folder of the cache holds.
+
+    Raises:
+        ValueError: A file is missing, or is not what was written.
+    """
+    try:
+        fields = load_sealed_json(folder / "tokens.json")
+        return {
+            split: _open(folder / f"{split}.bin", fields["dtype"], **fields["splits"][split]) for split in corpus.files
+        }
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(error) from error
+
+
+def _open(path: Path, dtype: str, *, tokens: int, bytes: int, unknown: int, sha256: str) -> TokenSplit:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise ValueError(f"{path.name} is not what was written (its SHA-256 differs)")
     return TokenSplit(np.memmap(path, dtype, mode="r", shape=(tokens,)), bytes, unknown)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from eru.storage import write_json
+from eru.sealed import save_sealed_json
 
 UNKNOWN = "<unk>"
 EOS = "<eos>"
@@ -73,7 +73,7 @@ class _VocabularyTokenizer:
         """Write ``tokenizer.json`` into ``folder``, which is made where it is missing."""
         fields = {"kind": self.kind, "unknown": self.unknown, "eos": self.eos, "types": self.types}
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(Path(folder) / "tokenizer.json", fields)
+        save_sealed_json(fields, Path(folder) / "tokenizer.json")
 
     def encode(self, line: str) -> list[int]:
         """The ids of one line's units, ``unknown`` for those that have none."""
