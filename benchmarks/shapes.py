@@ -1,6 +1,6 @@
 """What a machine without a GPU learns in minutes: each vision task trained on drawn shapes, and how good it becomes.
 
-    python benchmarks/shapes.py [--out runs/shapes]
+    python benchmarks/shapes.py [--tasks classify,segment] [--out runs/shapes]
 
 Every task trains by the recipe ``shapes`` with the pictures that `python cli.py vision-shapes` draws. The segmenter
 starts from the backbone of the classifier that was trained before it, as in the paper; the others start from nothing.
@@ -11,9 +11,9 @@ import argparse
 import time
 from pathlib import Path
 
-from environment import write_result
+from environment import RESULTS, write_result
 
-from eru.training import seed_everything
+from eru.training import read_json, seed_everything
 from vision.data import Layout, open_data, write_shapes
 from vision.training.evaluation import QUALITY, measure
 from vision.training.loop import train
@@ -40,35 +40,37 @@ def untrained_quality(run: VisionRun, data: Path) -> float:
 def main() -> None:
     """Train every task, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(CASES), help="between commas; the rows of others stay")
     parser.add_argument("--out", type=Path, default=Path("runs/shapes"))
     args = parser.parse_args()
-    rows = []
-    for task, (layout, name) in CASES.items():
+    result = RESULTS / "shapes.json"
+    rows = {row["task"]: row for row in read_json(result)["rows"]} if result.exists() else {}
+    for task in args.tasks.split(","):
+        layout, name = CASES[task]
         data = args.out / layout
         if not data.exists():
             write_shapes(layout, data)
         backbone = args.out / "classify" / "model.safetensors" if task == "segment" else None
         start = time.perf_counter()
-        result = train(make_recipe("shapes", task), name, layout, data, args.out / task, weights_backbone=backbone)
+        trained = train(make_recipe("shapes", task), name, layout, data, args.out / task, weights_backbone=backbone)
         minutes = (time.perf_counter() - start) / 60
         run = open_run(args.out / task)
-        row = {
+        rows[task] = {
             "task": task,
             "layout": layout,
             "model": name,
-            "parameters": result.parameters,
-            "pictures": [result.train_pictures, result.valid_pictures],
+            "parameters": trained.parameters,
+            "pictures": [trained.train_pictures, trained.valid_pictures],
             "from": "the classifier's backbone" if backbone else "nothing",
-            "epochs": result.epochs,
+            "epochs": trained.epochs,
             "minutes": minutes,
-            "quality": result.quality,
+            "quality": trained.quality,
             "untrained": untrained_quality(run, data),
-            "trained": result.best,
+            "trained": trained.best,
             "last_epoch": run.folder.epochs()[-1],
         }
-        print(row, flush=True)
-        rows.append(row)
-    write_result("shapes", {"rows": rows})
+        print(rows[task], flush=True)
+        write_result("shapes", {"rows": [rows[task] for task in CASES if task in rows]})
 
 
 if __name__ == "__main__":

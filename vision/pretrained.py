@@ -120,7 +120,8 @@ def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) 
         The record of a published file, ``None`` for another.
 
     Raises:
-        ValueError: There is no such file, it is not the published one, is broken, or does not fit the model.
+        ValueError: There is no such file, it is not the published one, is broken, does not fit the model, or
+            holds a number that is not finite.
     """
     file = weights if isinstance(weights, WeightsFile) else WeightsFile.find(weights)
     model = unwrap(model)
@@ -133,6 +134,9 @@ def load_weights(model: nn.Module, weights: Weights | WeightsFile | str | Path) 
         inside = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
         state = {name: inside[name] for name in own if name in inside}
     _check_fit(own, state, file)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{file.path}: {name} holds numbers that are not finite")
     model.load_state_dict({name: state[plain] for plain, name in names.items()})
     return file.record
 

@@ -12,6 +12,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -186,6 +187,8 @@ def _build(compiler: list[str]) -> Path:
     command = [*compiler, *_FLAGS, tuned]
     key = _digest("\0".join([*(source.read_text() for source in _SOURCES), *command, _processor()]).encode())
     folder = cache_dir() / "native"
+    if folder.is_dir() and not _is_ours(folder):
+        raise ValueError(f"others than you can write into {folder}, whose files would be run; $ERU_CACHE_DIR moves it")
     # The name says what the library was made of and what it holds: one that is damaged or cut off is not loaded.
     for library in folder.glob(f"{key}-*.so"):
         if library.stem == f"{key}-{_digest(library.read_bytes())}":
@@ -208,6 +211,14 @@ def _build(compiler: list[str]) -> Path:
     with atomic_write(library, "wb") as file:  # several processes may build at once
         file.write(content)
     return library
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody but this user, the user's group and the administrator can write into a folder."""
+    if not hasattr(os, "getuid"):
+        return True
+    status = folder.stat()
+    return status.st_uid in (os.getuid(), 0) and not status.st_mode & stat.S_IWOTH
 
 
 def _digest(content: bytes) -> str:

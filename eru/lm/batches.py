@@ -45,12 +45,12 @@ def segments(total: int, bptt: int, *, seed: int, epoch: int, randomised: bool =
 class Streams:
     """A token array as ``batch_size`` contiguous streams side by side, so that the state can be carried along.
 
-    All ranks together cut the array into ``world_size * batch_size`` streams of equal length, each rank has its
-    own, and what remains at the end is left out. ``Streams(ids, 1)`` leaves nothing out: evaluation takes it.
+    All ranks together cut the array into ``batch_size`` streams of equal length, each rank has an equal share of them,
+    and what remains at the end is left out. ``Streams(ids, 1)`` leaves nothing out: evaluation takes it.
 
     Args:
         ids: 1-D array of token ids, memory-mapped or not; only windows that are asked for are read.
-        batch_size: Streams of this rank.
+        batch_size: Streams of all ranks together.
         rank: Which part this process reads, from 0 to ``world_size - 1``.
         world_size: How many processes share the array.
 
@@ -58,7 +58,8 @@ class Streams:
         length: Predicted tokens of a stream; its first token is only ever an input.
 
     Raises:
-        ValueError: The array is too short to give every stream two tokens, or a number is out of its range.
+        ValueError: The array is too short to give every stream two tokens, the ranks cannot share the streams equally,
+            or a number is out of its range.
 
     Example:
         >>> inputs, targets = Streams(np.arange(10), 2).window(0, 3)
@@ -71,16 +72,16 @@ class Streams:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank}: must be from 0 to world_size - 1 = {world_size - 1}")
-        count = batch_size * world_size
-        size = len(ids) // count
+        if batch_size % world_size:
+            raise ValueError(f"batch_size={batch_size}: must be a multiple of the {world_size} processes")
+        size = len(ids) // batch_size
         if size < 2:
             raise ValueError(
-                f"{len(ids)} tokens are too few for batch_size={batch_size} on {world_size} process(es): "
-                f"each of the {count} streams needs at least 2"
+                f"{len(ids)} tokens are too few for batch_size={batch_size}: each of the streams needs at least 2"
             )
-        self._streams = ids[: size * count].reshape(count, size)
-        self._rows = np.arange(rank * batch_size, (rank + 1) * batch_size)  # ours among the streams of all ranks
-        self._offsets = np.zeros(batch_size, np.int64)
+        self._streams = ids[: size * batch_size].reshape(batch_size, size)
+        self._rows = np.arange(batch_size).reshape(world_size, -1)[rank]  # ours among the streams of all ranks
+        self._offsets = np.zeros(len(self._rows), np.int64)
         self.length = size - 1
 
     def shuffled(self, *, seed: int, epoch: int) -> "Streams":
@@ -115,7 +116,7 @@ class Streams:
         return rotated
 
     def window(self, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Steps of every stream: inputs, and targets one token later, each int64 of shape (length, batch_size).
+        """Steps of this rank's streams: inputs, and targets one token later, each int64 of shape (length, streams).
 
         Raises:
             ValueError: The window leaves the streams.

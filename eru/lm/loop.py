@@ -57,8 +57,9 @@ def train(
 ) -> Result:
     """Train a language model into a run folder.
 
-    A run that was stopped, or killed, and resumed, in a copy of its folder too, equals one that never was. (With
-    several processes the state that the others carry and their draws differ, see `TrainingState.restore`.)
+    A run that was stopped, or killed, and resumed, in a copy of its folder too, equals one that never was. Several
+    processes share the streams of a batch; a run may go on with more or fewer of them, and then its dropout draws
+    other masks.
 
     Args:
         recipe: What to do, or the name of a recipe, which then takes over the shape of the start.
@@ -90,7 +91,7 @@ def train(
     with ExitStack() as stack:
         stack.callback(ranks.close)
         source = None if start is None else open_start(start, recipe, corpus)
-        config = run_config(recipe, corpus, precision, ranks.world_size, source)
+        config = run_config(recipe, corpus, precision, source)
         run = resume_run(out, recipe, config, ranks) if resume else None
         if run is not None:
             tokenizer = run.tokenizer
@@ -180,7 +181,7 @@ def fit(
         over = session.is_called_off(position.step) or is_finished(recipe, position.epoch, position.history)
         if ranks.is_main and not over:
             event = "resume" if position.step else "start"
-            folder.log({"event": event, "step": position.step, **machine(ranks.device)})
+            folder.log({"event": event, "step": position.step, "processes": ranks.world_size, **machine(ranks.device)})
         while not over:
             # What an epoch reads follows from its number alone, so a resumed run goes on inside of it.
             draw = {"seed": recipe.seed, "epoch": position.epoch}
@@ -193,8 +194,8 @@ def fit(
             # A window of all streams is one batch.
             over = run_epoch(state, windows[position.batch :], len(windows), take_step, rate_of, session)
             end_epoch(state, recipe, valid, rate_of, len(windows), session)
+            state.save(folder, ranks)
             if ranks.is_main:
-                state.save(folder)
                 plot_curve(folder.metrics(), folder.curve_path, quantity="perplexity", of_loss=perplexity_of)
             over = over or session.is_called_off(position.step)
             over = over or is_finished(recipe, position.epoch, position.history)

@@ -55,7 +55,7 @@ class Recipe:
         activation_regularization: The factor of the mean square of the dropped outputs (AR).
         temporal_regularization: The factor of the mean square of the undropped outputs' change between steps (TAR).
         epochs: The passes over the training text, over which the schedule runs.
-        batch_size: The number of streams that are read side by side.
+        batch_size: The number of streams that are read side by side, by all processes together.
         bptt: The steps of a window, through which gradients flow.
         random_bptt: Whether each window's length is drawn, as in AWD-LSTM; its learning rate follows its length.
         partial_shuffle: Whether each stream is rotated by a random offset, anew every epoch (arXiv 1903.04167).

@@ -72,7 +72,7 @@ def result_of(
         unigram_perplexity=unigram_perplexity(ids, valid, vocabulary),
         bigram_perplexity=bigram_perplexity(ids, valid, vocabulary),
         unknown_rate=splits["valid"].unknown_rate,
-        tokens_per_second=position.rate * ranks.world_size,
+        tokens_per_second=position.rate,
     )
 
 

@@ -158,7 +158,7 @@ def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> LanguageMode
 
 
 def run_config(
-    recipe: Recipe, corpus: Corpus, precision: str, processes: int, start: LanguageModelRun | None = None
+    recipe: Recipe, corpus: Corpus, precision: str, start: LanguageModelRun | None = None
 ) -> dict[str, Any]:
     """What config.json says that a run is, besides the versions that made it.
 
@@ -170,7 +170,6 @@ def run_config(
         "recipe": asdict(recipe),
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
         "precision": precision,
-        "processes": processes,
     }
     if start is not None:
         config["start"] = {"run": start.folder.path.resolve().name, "weights": start.folder.weights_sha256()}

@@ -40,8 +40,7 @@ def begin(
             state.position.best = validation_loss(state.model, valid, recipe, ranks)
             state.position.history.append(state.position.best)
         begin_averaging(state, recipe)
-        if ranks.is_main:
-            state.save(folder)
+        state.save(folder, ranks)
     position = state.position
     # The weights follow the checkpoint, so that weights without a checkpoint are a sign of loss. A kill may have come
     # between the two.
@@ -155,7 +154,7 @@ def end_epoch(
                 "raw_valid_loss": raw,
                 "averaging": state.average is not None,
                 "learning_rate": last_rate,
-                "tokens_per_second": position.rate * ranks.world_size,
+                "tokens_per_second": position.rate,
                 "seconds": position.seconds,
             }
         )

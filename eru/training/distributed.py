@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -95,6 +96,18 @@ class Ranks:
     def any(self, answer: bool) -> bool:
         """Whether the answer of any process is true, so that all of them go on alike."""
         return self.mean(float(answer)) > 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in their order, on the main process; elsewhere this process's own alone.
+
+        Args:
+            value: Tensors on the CPU and plain values, in lists, tuples and dicts.
+        """
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size if self.is_main else None
+        dist.gather_object(value, values)
+        return [value] if values is None else values
 
     def broadcast(self, module: nn.Module) -> None:
         """Give the module of every process the main process's parameters and buffers."""

@@ -53,7 +53,7 @@ class Step:
     Attributes:
         loss: Its mean loss, a scalar; NaN where the weights may be broken.
         counted: The weight of that loss in the epoch's mean.
-        trained: Its samples.
+        trained: Its samples, of all processes.
     """
 
     loss: Tensor
@@ -95,18 +95,20 @@ def run_epoch(
         position.advance(step.counted, step.trained)
         session.progress.advance()
         over = session.is_called_off(position.step)
+        # On a CPU it costs nothing to ask at once, while the gradient is there that tells what broke.
+        broken = step.loss.device.type == "cpu" and not step.loss.isfinite()
         logs, saves = position.step % session.log_every == 0, position.step % session.checkpoint_every == 0
-        if logs or saves or over or position.batch == total:
-            position.add_losses(losses)
+        if logs or saves or over or broken or position.batch == total:
+            position.add_losses(losses, state.model)
             losses = []
             position.seconds += time.perf_counter() - clock
             if logs:
                 _log_step(state, total, rate_of, session)
             # After a signal the time may be short, so the checkpoint does not wait for the validation. That of the
             # last step does, since it would claim an end that was not validated.
-            hurries = session.signals.received is not None
-            if (saves or hurries) and position.step != limits.max_steps and session.ranks.is_main:
-                state.save(session.folder)
+            hurries = over and session.ranks.any(session.signals.received is not None)
+            if (saves or hurries) and position.step != limits.max_steps:
+                state.save(session.folder, session.ranks)
             clock = time.perf_counter()
         if over:
             break
@@ -117,7 +119,7 @@ def _log_step(state: TrainingState, total: int, rate_of: Callable[[int], float],
     """Record the mean loss of the epoch so far, of all processes."""
     position, ranks = state.position, session.ranks
     epoch = position.epoch + position.batch / total
-    loss, speed = ranks.mean(position.running_loss), position.rate * ranks.world_size
+    loss, speed = ranks.mean(position.running_loss), position.rate
     session.progress.show(epoch=epoch, loss=loss, rate=speed)
     if ranks.is_main:
         record = {"event": "step", "step": position.step, "epoch": epoch, "loss": loss}

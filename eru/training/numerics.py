@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
 Precision = Literal["float32", "bfloat16"]
 
 
 class NonFiniteLossError(ValueError):
-    """The training loss became NaN or infinite."""
+    """The loss of a training, or its gradient, became NaN or infinite."""
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
@@ -24,8 +25,13 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def check_finite(loss: float, step: int) -> None:
+def check_finite(loss: float, step: int, place: str = "") -> None:
     """Stop the run if its loss at a step is NaN or infinite, before a checkpoint is overwritten.
+
+    Args:
+        loss: The loss.
+        step: The number of the step in the whole training.
+        place: What else is known of where it happened.
 
     Raises:
         NonFiniteLossError: The loss is not finite.
@@ -38,4 +44,17 @@ def check_finite(loss: float, step: int) -> None:
     """
     if not math.isfinite(loss):
         advice = "lower the learning rate or train in float32"
-        raise NonFiniteLossError(f"the loss is {loss} at step {step}: {advice}")
+        raise NonFiniteLossError(f"the loss is {loss} at step {step}{place and f' ({place})'}: {advice}")
+
+
+def first_broken(model: nn.Module) -> str | None:
+    """The name of the first parameter whose gradient is not finite.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> model.bias.grad = torch.tensor([math.nan])
+        >>> first_broken(model)
+        'bias'
+    """
+    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
+    return next((name for name, grad in gradients if grad is not None and not grad.isfinite().all()), None)

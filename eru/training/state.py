@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from eru.training.distributed import Ranks
-from eru.training.numerics import check_finite
+from eru.training.numerics import check_finite, first_broken
 from eru.training.rng import rng_state, seed_everything, set_rng_state
 from eru.training.run_folder import RunFolder
 
@@ -27,7 +27,7 @@ class Position:
         step: The steps completed of the whole training.
         loss: The sum of this epoch's losses, each times what it counts, in this process.
         counted: What the losses of this epoch count together.
-        trained: The samples of the whole training, in this process.
+        trained: The samples of the whole training, in all processes.
         seconds: The time of the whole training, without validation and writing.
         train_loss: The mean loss of the last completed epoch.
         history: The validation losses of the completed epochs (or whatever else a training wants to fall), behind that
@@ -53,10 +53,11 @@ class Position:
         self.counted += counted
         self.trained += trained
 
-    def add_losses(self, losses: Sequence[tuple[int, Tensor]]) -> None:
+    def add_losses(self, losses: Sequence[tuple[int, Tensor]], model: nn.Module) -> None:
         """Add the losses of the last steps, each behind what it counts.
 
-        They are read all at once, so that the device need not wait for us at every step.
+        They are read all at once, so that the device need not wait for us at every step. Of the model the gradient of
+        the last one is known, which tells where a loss that is not finite came from.
 
         Raises:
             NonFiniteLossError: A loss is NaN or infinite.
@@ -65,7 +66,10 @@ class Position:
             return
         means = torch.stack([mean for _, mean in losses]).tolist()
         for step, ((count, _), mean) in enumerate(zip(losses, means, strict=True), self.step - len(losses) + 1):
-            check_finite(mean, step)
+            place = f"epoch {self.epoch + 1}"
+            if not math.isfinite(mean) and (name := first_broken(model)) is not None:
+                place += f", the first gradient that is not finite is that of {name}"
+            check_finite(mean, step, place)
             self.loss += count * mean
 
     def end_epoch(self, train_loss: float, valid_loss: float) -> None:
@@ -81,7 +85,7 @@ class Position:
 
     @property
     def rate(self) -> float:
-        """The samples per second of this process over the whole training."""
+        """The samples per second over the whole training."""
         return self.trained / self.seconds if self.seconds else 0.0
 
 
@@ -93,7 +97,8 @@ class TrainingState:
         model: The model, with the weights in training.
         optimizer: The optimiser of its parameters.
         position: Where the training stands.
-        carried: What one step hands to the next besides the weights, in lists and tuples of tensors; None for nothing.
+        carried: What one step hands to the next besides the weights, in lists and tuples of tensors whose second
+            dimension is this process's part of the batch; None for nothing.
         average: The mean of the weights, once averaging has started. One of another kind than torch's equal mean is
             here before the checkpoint is read.
     """
@@ -104,24 +109,30 @@ class TrainingState:
     carried: Any = None
     average: AveragedModel | None = None
 
-    def save(self, folder: RunFolder) -> None:
-        """Write the checkpoint, with the state of the random generators."""
-        folder.save_state(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
-                "carried": self.carried,
-                "position": asdict(self.position),
-                "rng": rng_state(),
-            }
-        )
+    def save(self, folder: RunFolder, ranks: Ranks) -> None:
+        """Write the checkpoint, with what every process carries and the state of its random generators.
+
+        All processes call this together, and the first one writes.
+        """
+        loss = ranks.mean(self.position.loss)
+        carried, generators = ranks.gather(_moved(self.carried, torch.device("cpu"))), ranks.gather(rng_state())
+        if ranks.is_main:
+            folder.save_state(
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "average": None if self.average is None else self.average.state_dict(),
+                    "carried": _joined(carried),
+                    "position": {**asdict(self.position), "loss": loss},
+                    "rng": generators,
+                }
+            )
 
     def restore(self, folder: RunFolder, ranks: Ranks, seed: int) -> bool:
         """Go back to the checkpoint, if there is one, and tell whether there was.
 
-        The checkpoint holds what the first process carried, and its random generators. The other processes carry
-        nothing over, and seed generators of their own from the training's seed.
+        With as many processes as before all goes on as if it had not stopped. Where there are more or fewer of them,
+        they share out anew what was carried; all but the first seed their random generators from the training's seed.
 
         Raises:
             ValueError: The checkpoint is lost, broken, or of another model or optimiser.
@@ -134,7 +145,7 @@ class TrainingState:
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 reason = f"{type(error).__name__}: {str(error).splitlines()[-1].strip()}"
                 raise ValueError(f"{folder.state_path} does not fit its config.json: {reason}") from error
-        if not ranks.is_main:
+        if not ranks.is_main and (saved is None or len(_generators(saved)) != ranks.world_size):
             seed_everything((seed + 1_000_003 * ranks.rank + self.position.step) % 2**32)
         return saved is not None
 
@@ -146,9 +157,33 @@ class TrainingState:
             self.average.load_state_dict(saved["average"])
         position: dict[str, Any] = saved["position"]
         self.position = Position(**{_OLD_NAMES.get(name, name): value for name, value in position.items()})
-        if ranks.is_main:
-            self.carried = _moved(saved["carried"], ranks.device)
-            set_rng_state(saved["rng"])
+        self.carried = _moved(_share(saved["carried"], ranks), ranks.device)
+        generators = _generators(saved)
+        if ranks.is_main or len(generators) == ranks.world_size:
+            set_rng_state(generators[ranks.rank])
+
+
+def _generators(saved: Mapping[str, Any]) -> list[Any]:
+    """The states of every process's random generators; an older checkpoint has those of the first one alone."""
+    return saved["rng"] if isinstance(saved["rng"], list) else [saved["rng"]]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """What all processes carry, from the parts of each."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts), dim=1)
+    if isinstance(parts[0], list | tuple):
+        return type(parts[0])(map(_joined, zip(*parts, strict=True)))
+    return parts[0]
+
+
+def _share(carried: Any, ranks: Ranks) -> Any:
+    """This process's part of what all carry."""
+    if isinstance(carried, Tensor):
+        return carried.chunk(ranks.world_size, dim=1)[ranks.rank].contiguous()
+    if isinstance(carried, list | tuple):
+        return type(carried)(_share(part, ranks) for part in carried)
+    return carried
 
 
 def _moved(carried: Any, device: torch.device) -> Any:

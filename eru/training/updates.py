@@ -48,7 +48,9 @@ def make_optimizer(
 def update(
     optimizer: torch.optim.Optimizer, loss: Tensor, *, learning_rate: float, clip: float, ranks: Ranks
 ) -> Tensor:
-    """Take one step down the gradient of a loss, clipped to a norm.
+    """Take one step down the gradient of a loss, clipped to a norm; the gradient is there until the next step.
+
+    Where the gradient is not finite, nothing changes.
 
     Args:
         optimizer: The optimiser, over all parameters that the loss depends on.
@@ -64,9 +66,13 @@ def update(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.zero_grad()
     loss.backward()
     ranks.average_gradients(parameters)
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # A norm of NaN would make every gradient NaN, and hide the one that it came from.
+    nn.utils.clip_grads_with_norm_(parameters, clip, norm.nan_to_num(0.0, 0.0, 0.0))
+    # The fused optimisers ask for this on the device, so that it need not wait for us.
+    vars(optimizer)["found_inf"] = norm.isfinite().logical_not().float()
     optimizer.step()
-    optimizer.zero_grad()
     return norm

@@ -45,21 +45,21 @@ def test_segments_refuse_what_is_out_of_range(change):
         segments(**{"total": 10, "bptt": 5, "seed": 0, "epoch": 0, **change})
 
 
-@given(size=st.integers(2, 300), batch_size=st.integers(1, 5), world_size=st.integers(1, 3))
-def test_ranks_read_disjoint_contiguous_streams(size, batch_size, world_size):
-    count = batch_size * world_size
+@given(size=st.integers(2, 300), own=st.integers(1, 5), world_size=st.integers(1, 3))
+def test_ranks_read_disjoint_contiguous_streams(size, own, world_size):
+    count = own * world_size
     ids = np.arange(size, dtype=np.uint16)
     if size < 2 * count:
-        with pytest.raises(ValueError, match=f"{size} tokens are too few for batch_size={batch_size}"):
-            Streams(ids, batch_size, 0, world_size)
+        with pytest.raises(ValueError, match=f"{size} tokens are too few for batch_size={count}"):
+            Streams(ids, count, 0, world_size)
         return
     columns = []
     for rank in range(world_size):
-        streams = Streams(ids, batch_size, rank, world_size)
+        streams = Streams(ids, count, rank, world_size)
         inputs, targets = streams.window(0, streams.length)
-        assert inputs.shape == targets.shape == (size // count - 1, batch_size)
+        assert inputs.shape == targets.shape == (size // count - 1, own)
         assert torch.equal(targets, inputs + 1)
-        columns += [[*inputs[:, b].tolist(), targets[-1, b].item()] for b in range(batch_size)]
+        columns += [[*inputs[:, b].tolist(), targets[-1, b].item()] for b in range(own)]
     assert list(chain.from_iterable(columns)) == list(range(size // count * count))
 
 
@@ -102,7 +102,7 @@ def test_partial_shuffle_rotates_every_stream(size, batch_size, ranks, seed, dat
     ids = np.random.default_rng(0).permutation(size * batch_size * ranks + ranks - 1)
     rows = ids[: size * batch_size * ranks].reshape(-1, size)
     for rank in range(ranks):
-        streams = Streams(ids, batch_size, rank, ranks).shuffled(seed=seed, epoch=epoch)
+        streams = Streams(ids, batch_size * ranks, rank, ranks).shuffled(seed=seed, epoch=epoch)
         whole = torch.cat([streams.window(0, size - 1)[0], streams.window(0, size - 1)[1][-1:]])
         inputs, targets = streams.window(start, length)
         assert inputs.T.tolist() == whole.T[:, start : start + length].tolist()
@@ -153,7 +153,9 @@ def test_a_window_must_lie_inside(start, length):
         Streams(np.arange(10), 1).window(start, length)
 
 
-@pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(0, 0, 1), (1, 1, 1), (1, -1, 2), (1, 0, 0)])
+@pytest.mark.parametrize(
+    ("batch_size", "rank", "world_size"), [(0, 0, 1), (1, 1, 1), (1, -1, 2), (1, 0, 0), (3, 1, 2)]
+)
 def test_streams_refuse_what_is_out_of_range(batch_size, rank, world_size):
-    with pytest.raises(ValueError, match=r"batch_size=0|rank="):
+    with pytest.raises(ValueError, match=r"batch_size=0|rank=|batch_size=3: must be a multiple of the 2 processes"):
         Streams(np.arange(10), batch_size, rank, world_size)

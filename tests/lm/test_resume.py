@@ -280,13 +280,11 @@ def test_resume_of_a_finished_run_changes_no_byte(whole, corpus):
         assert contents(folder) == before
 
 
-@pytest.mark.parametrize("stop", [{"epochs": 0}, {"max_steps": 0}])
-def test_a_run_of_no_steps_can_be_continued(corpus, tmp_path, stop):
-    result = train(tiny(), corpus, tmp_path / "run", quiet=True, **stop)
+def test_a_run_of_no_steps_can_be_continued(corpus, tmp_path):
+    result = train(tiny(), corpus, tmp_path / "run", stop=lambda: True, quiet=True)
     assert (result.epochs, result.steps, result.tokens_per_second) == (0, 0, 0)
     assert result.valid_perplexity == result.train_perplexity == math.inf
-    if "epochs" not in stop:
-        assert train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=1, quiet=True).steps == 1
+    assert train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=1, quiet=True).steps == 1
 
 
 def test_the_schedule_does_not_depend_on_the_stop(whole, corpus, tmp_path):

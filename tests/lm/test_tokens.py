@@ -129,15 +129,17 @@ def test_damaged_token_files_are_named_and_made_again(cached, name, damage):
 
 def test_what_nothing_has_used_for_a_month_leaves_the_cache(cached):
     corpus, tokenizer, folder, _ = cached
-    month, other = 31 * 24 * 3600, folder.with_name(".half-made.0a1b2c3d.tmp")
-    other.mkdir()
-    for entry in (folder, other):
-        os.utime(entry, times=(0, time.time() - month))
+    day, month = 25 * 3600, 31 * 24 * 3600
+    other, fresh = (folder.with_name(f".{name}.0a1b2c3d.tmp") for name in ("half-made", "being-made"))
+    for entry, age in ((folder, month), (other, day), (fresh, 0)):
+        entry.mkdir(exist_ok=True)
+        os.utime(entry, times=(0, time.time() - age))
     encode_corpus(corpus, tokenizer)  # a use
     corpus.path("test").write_text("a dog\n")
     encode_corpus(load_corpus(corpus.name), tokenizer)
     assert folder.is_dir()
     assert not other.exists()
+    assert fresh.exists()
     os.utime(folder, times=(0, time.time() - month))
     corpus.path("test").write_text("the dog\n")
     encode_corpus(load_corpus(corpus.name), tokenizer)

@@ -155,7 +155,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(corpus, tmp_p
 
     with monkeypatch.context() as patch:
         watch_steps(patch, spoil)
-        with pytest.raises(NonFiniteLossError, match=r"^the loss is nan at step 8: lower the learning rate"):
+        with pytest.raises(
+            NonFiniteLossError, match=r"^the loss is nan at step 8 \(epoch 1, .* of softmax_bias\): lower the"
+        ):
             train(recipe, corpus, run, resume=True, quiet=True)
     after = contents(run)
     assert {path.name for path in before if before[path] != after[path]} == {"metrics.jsonl"}
@@ -167,7 +169,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(corpus, tmp_p
 
 def test_an_absurd_learning_rate_is_one_clear_error(corpus, tmp_path):
     recipe = tiny(optimizer="sgd", learning_rate=1e38, clip=1e30, checkpoint_every=1, warmup_steps=0)
-    with pytest.raises(ValueError, match=r"^the loss is (nan|inf) at step \d+: lower the learning rate"):
+    with pytest.raises(ValueError, match=r"^the loss is (nan|inf) at step \d+ \(.*\): lower the learning rate"):
         train(recipe, corpus, tmp_path / "run", quiet=True)
     state = RunFolder.open(tmp_path / "run").load_state()
     assert state is None or all(bool(tensor.isfinite().all()) for tensor in state["model"].values())
@@ -297,45 +299,67 @@ module = sys.modules["eru.lm.loop"]
 models = []
 make_state = module.TrainingState
 module.TrainingState = lambda model, optimizer: models.append(model) or make_state(model, optimizer)
-recipe, corpus = Recipe(**json.loads(sys.argv[3])), load_corpus(sys.argv[1])
+corpus, out, recipe, last = load_corpus(sys.argv[1]), sys.argv[2], Recipe(**json.loads(sys.argv[3])), int(sys.argv[4])
 asked = itertools.count()  # before the first step and after each; one process alone ends all
-stop = lambda: os.environ["RANK"] == "1" and next(asked) == 3
-result = module.train(recipe, corpus, sys.argv[2] + "/run", resume=True, stop=stop, quiet=True)
+stop = lambda: os.environ["RANK"] == "1" and next(asked) == last
+result = module.train(recipe, corpus, out, resume=True, stop=stop, quiet=True)
 saved = {"model": models[0].state_dict(), "draw": torch.rand(4), "valid": result.valid_perplexity}
-torch.save(saved, f"{sys.argv[2]}/{os.environ['RANK']}.pt")
+torch.save(saved, f"{out}/{os.environ['RANK']}.pt")
 """
 
 
-def two_processes(corpus, folder, recipe):
-    (folder / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def two_processes(corpus, run, recipe, steps):
+    """Two processes train a run until this call has taken so many steps; what each then has."""
+    script = run.parent / "worker.py"
+    script.write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, str(folder / "worker.py"), corpus.name, str(folder), json.dumps(asdict(recipe))],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command += [corpus.name, run, json.dumps(asdict(recipe)), str(steps)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return [torch.load(run / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+WITHOUT_DROPOUT = dict.fromkeys(("input_dropout", "layer_dropout", "output_dropout"), 0.0)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_streams(corpus, tmp_path):
-    still = dict.fromkeys(("input_dropout", "layer_dropout", "output_dropout"), 0.0)
-    recipe = tiny(random_bptt=False, partial_shuffle=True, epochs=9, **still)
-    first, second = two_processes(corpus, tmp_path, recipe)
+def test_two_processes_train_as_one_that_reads_all_streams(corpus, tmp_path):
+    recipe = tiny(batch_size=4, partial_shuffle=True, epochs=9, **WITHOUT_DROPOUT)
+    first, second = two_processes(corpus, tmp_path / "run", recipe, steps=3)
     assert same(first["model"], second["model"])
     assert first["valid"] == second["valid"]
-    assert not torch.equal(first["draw"], second["draw"])  # so their dropout differs
-    joint = tiny(random_bptt=False, partial_shuffle=True, epochs=9, batch_size=4, **still)
-    train(joint, corpus, tmp_path / "alone", max_steps=3, quiet=True)
-    for name, found in state_of(tmp_path / "alone")["model"].items():
-        torch.testing.assert_close(found, first["model"][name], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(first["draw"], second["draw"])  # so that their dropout would differ
+    train(recipe, corpus, tmp_path / "alone", max_steps=3, quiet=True)
+    found, expected = (state_of(tmp_path / name) for name in ("run", "alone"))
+    torch.testing.assert_close(found["model"], expected["model"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["carried"], expected["carried"], rtol=1e-4, atol=1e-5)
     losses = [course_of(tmp_path / name)["step", 3]["loss"] for name in ("run", "alone")]
     assert math.isclose(*losses, rel_tol=1e-5)
-    with pytest.raises(ValueError, match=r"processes \(saved 2, given 1\)"):
-        train(recipe, corpus, tmp_path / "run", resume=True, quiet=True)
+    # It goes on with another number of processes, which share out anew what was carried.
+    for name in ("run", "alone"):
+        train(recipe, corpus, tmp_path / name, resume=True, max_steps=8, quiet=True)
+    torch.testing.assert_close(
+        state_of(tmp_path / "run")["model"], state_of(tmp_path / "alone")["model"], rtol=1e-3, atol=1e-4
+    )
+    two_processes(corpus, tmp_path / "run", recipe, steps=2)
+    assert state_of(tmp_path / "run")["position"]["step"] == 10
+    starts = [r for r in RunFolder.open(tmp_path / "run").metrics() if r["event"] in ("start", "resume")]
+    assert [record["processes"] for record in starts] == [2, 1, 2]
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(corpus, tmp_path):
+    recipe = tiny(batch_size=4, epochs=9, layer_dropout=0.4)
+    whole = two_processes(corpus, tmp_path / "whole", recipe, steps=7)
+    two_processes(corpus, tmp_path / "parts", recipe, steps=4)
+    parts = two_processes(corpus, tmp_path / "parts", recipe, steps=3)
+    for found, expected in zip(parts, whole, strict=True):
+        assert same(found, expected)
+    found, expected = (state_of(tmp_path / name) for name in ("parts", "whole"))
+    for part in ("model", "optimizer", "carried", "rng"):
+        assert same(found[part], expected[part]), part
+    assert found["position"]["loss"] == pytest.approx(expected["position"]["loss"], rel=1e-12)
 
 
 @pytest.mark.slow

@@ -14,4 +14,6 @@ def test_finite_losses_pass(loss):
 def test_others_stop_with_step_loss_and_advice(loss):
     with pytest.raises(NonFiniteLossError, match=f"loss is {loss} at step 1234.*learning rate.*float32"):
         check_finite(loss, step=1234)
+    with pytest.raises(NonFiniteLossError, match=r"at step 3 \(epoch 2\): lower"):
+        check_finite(loss, step=3, place="epoch 2")
     assert issubclass(NonFiniteLossError, ValueError)

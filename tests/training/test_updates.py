@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from eru.training import Ranks, make_optimizer, update
+from eru.training.numerics import first_broken
 
 RATE, DECAY, EPSILON = 0.01, 0.3, 1e-8
 RANKS = Ranks(0, 1, torch.device("cpu"))
@@ -47,6 +48,24 @@ def test_an_optimizer_is_its_formula(name, steps):
 def test_beta1_is_what_is_kept_of_the_mean_gradient(name, beta1):
     torch.testing.assert_close(trained(name, 5, beta1=beta1), expected(name, 5, beta1))
     assert not torch.allclose(trained(name, 5, beta1=beta1), trained(name, 5))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(name, value):
+    weight, other = nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.tensor([3.0]))
+    optimizer = make_optimizer(name, [weight, other], learning_rate=1.0, weight_decay=DECAY)
+    options = {"learning_rate": RATE, "clip": 0.1, "ranks": RANKS}
+    before = weight.detach().clone(), other.detach().clone()
+    norm = update(optimizer, (weight * torch.tensor([1.0, value])).sum() + other.sum(), **options)
+    assert not norm.isfinite()
+    assert (torch.equal(weight, before[0]), torch.equal(other, before[1])) == (True, True)
+    assert first_broken(nn.ParameterDict({"other": other, "weight": weight})) == "weight"
+    norm = update(optimizer, weight.sum() + other.sum(), **options)
+    assert norm.isfinite()
+    assert weight.isfinite().all()
+    assert not torch.equal(weight, before[0])
+    assert first_broken(nn.ParameterDict({"weight": weight})) is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """What every reader of a data set asks of its task and of its files."""
 
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,11 +47,15 @@ def check_split(folder: Path, split: str) -> None:
 
 
 def check_files(folder: Path, names: Iterable[str], list_file: Path) -> None:
-    """Refuse a folder without one of the files that a list names.
+    """Refuse a folder without one of the files that a list names, and a list that names files elsewhere.
 
     Raises:
-        ValueError: There is no such folder, or a file is missing.
+        ValueError: There is no such folder, a name leads out of it, or a file is missing.
     """
+    names = list(names)
+    for name in names:
+        if ".." in re.split(r"[/\\]", name) or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+            raise ValueError(f"{list_file}: names {name!r}, which leads out of {folder}")
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, though {list_file} names files in it")
     # One look at the folder is far quicker than one at each of its 100,000 files; those in sub-folders are few.

@@ -144,7 +144,7 @@ def train(
         start = {"weights": weights, "weights_backbone": weights_backbone}
         if any(start.values()):
             described["start"] = {name: str(value) for name, value in start.items() if value}
-        config = run_config(recipe, network, train_set.dataset, described, precision, ranks.world_size)
+        config = run_config(recipe, network, train_set.dataset, described, precision)
         run = resume_run(out, config, ranks) if resume else None
         is_new = run is None
         run = run or create_run(out, config, ranks)
@@ -174,7 +174,7 @@ def train(
             if is_new and ranks.is_main and not run.folder.has_begun():
                 run.folder.discard()  # So that it does not stand in the way of the corrected call.
             raise
-        return _result(run, state, len(train_set), len(valid_set), ranks)
+        return _result(run, state, len(train_set), len(valid_set))
 
 
 def make_model(
@@ -242,7 +242,7 @@ def fit(
         over = session.is_called_off(position.step) or position.epoch >= recipe.all_epochs
         if ranks.is_main and not over:
             event = "resume" if position.step else "start"
-            folder.log({"event": event, "step": position.step, **machine(ranks.device)})
+            folder.log({"event": event, "step": position.step, "processes": ranks.world_size, **machine(ranks.device)})
         while not over:
             stage, _ = recipe.stage(position.epoch)
             # What an epoch reads follows from its number alone, so a resumed run goes on inside of it.
@@ -259,8 +259,8 @@ def fit(
             end_epoch(
                 state, run, valid_set, rate_of, len(order), counted.passed_over, session, precision, workers, broken
             )
+            state.save(folder, ranks)
             if ranks.is_main:
-                state.save(folder)
                 quantity = f"training loss, validation error (1 - {QUALITY[recipe.task]})"
                 plot_curve(folder.metrics(), folder.curve_path, quantity=quantity)
             over = over or session.is_called_off(position.step) or position.epoch >= recipe.all_epochs
@@ -286,7 +286,7 @@ class CountingBroken:
             yield batch
 
 
-def _result(run: VisionRun, state: TrainingState, train_pictures: int, valid_pictures: int, ranks: Ranks) -> Result:
+def _result(run: VisionRun, state: TrainingState, train_pictures: int, valid_pictures: int) -> Result:
     position = state.position
     return Result(
         run=str(run.folder.path),
@@ -299,5 +299,5 @@ def _result(run: VisionRun, state: TrainingState, train_pictures: int, valid_pic
         valid_pictures=valid_pictures,
         quality=QUALITY[run.task],
         best=1 - position.best,
-        pictures_per_second=position.rate * ranks.world_size,
+        pictures_per_second=position.rate,
     )

@@ -93,7 +93,7 @@ def open_run(path: str | Path) -> VisionRun:
 
 
 def run_config(
-    recipe: Recipe, model: Network, dataset: Dataset, data: dict[str, Any], precision: str, processes: int
+    recipe: Recipe, model: Network, dataset: Dataset, data: dict[str, Any], precision: str
 ) -> dict[str, Any]:
     """What config.json says that a run is, besides the versions that made it."""
     crop = 0.875 if recipe.task == "classify" else None
@@ -105,7 +105,6 @@ def run_config(
         "preprocessing": asdict(Preprocessing(recipe.sizes[-1], crop=crop)),
         "data": data,
         "precision": precision,
-        "processes": processes,
     }
 
 

@@ -48,8 +48,8 @@ def begin(model: Network, recipe: Recipe, folder: RunFolder, ranks: Ranks) -> Tr
     if recipe.ema:
         # The statistics of the batch norms belong to the weights, so they are averaged too.
         state.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-    if not state.restore(folder, ranks, recipe.seed) and ranks.is_main:
-        state.save(folder)
+    if not state.restore(folder, ranks, recipe.seed):
+        state.save(folder, ranks)
     return state
 
 
@@ -100,7 +100,7 @@ def train_step(
         state.average.update_parameters(model)
     # The norm knows the losses of all processes, so that they stop together, before any saves a broken checkpoint.
     loss = torch.where(norm.isfinite(), loss.detach(), math.nan)
-    return Step(loss, counted=len(images), trained=len(images))
+    return Step(loss, counted=len(images), trained=len(images) * ranks.world_size)
 
 
 def end_epoch(
@@ -158,7 +158,7 @@ def end_epoch(
                 **measured.numbers,
                 "passed_over": passed_over,
                 "learning_rate": last_rate,
-                "pictures_per_second": position.rate * ranks.world_size,
+                "pictures_per_second": position.rate,
                 "seconds": position.seconds,
             }
         )

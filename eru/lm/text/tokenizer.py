@@ -57,10 +57,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         if kind not in _CLASSES:
             raise ValueError(f"kind={kind!r}: must be one of {', '.join(_CLASSES)}")
         if kind == "sentencepiece":
-            model = (path.parent / "tokenizer.model").read_bytes()
-            digest = hashlib.sha256(model).hexdigest()
+            file = path.parent / "tokenizer.model"
+            digest = hashlib.sha256(model := file.read_bytes()).hexdigest()
             if fields.get("model", digest) != digest:
-                raise ValueError("tokenizer.model beside it is not what was written (its SHA-256 differs)")
+                raise ValueError(f"{file} is not what was written (its SHA-256 differs)")
             return SentencePieceTokenizer(model)
         return _CLASSES[kind](fields["types"], unknown=fields["unknown"], eos=fields["eos"])
     except OSError as error:

@@ -19,7 +19,7 @@ from eru.warn import warn_once
 
 # Raise it whenever the same text and tokenizer give other tokens, so that no older cached file is read.
 _FORMAT = b"3"
-_KEPT = 30 * 24 * 3600  # seconds after its last use
+_DAY = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]
 
 
 def _prune(folder: Path) -> None:
-    """Remove what nothing has used for long, and what killed processes left half made that long ago."""
+    """Remove what nothing has used for a month, and what a killed process left half made a day ago."""
     for entry in folder.iterdir():
+        kept = _DAY if entry.suffix == ".tmp" else 30 * _DAY
         with suppress(OSError):  # Another process may have removed it.
-            if time.time() - entry.stat().st_mtime > _KEPT:
+            if time.time() - entry.stat().st_mtime > kept:
                 shutil.rmtree(entry)
 
 
