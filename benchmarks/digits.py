@@ -54,7 +54,8 @@ def main() -> None:
             accuracies.append(open_run(run).folder.epochs()[-1]["top1"])
         mean = statistics.mean(accuracies)
         print(f"{name:14s}{100 * mean:7.2f} % of {len(accuracies)} seeds: {accuracies}", flush=True)
-        rows.append({"form": name, "seeds": args.seeds, "epochs": args.epochs, "top1": accuracies, "mean": mean})
+        row = {"form": name, "seeds": args.seeds, "epochs": args.epochs, "top1": accuracies, "mean": mean}
+        rows.append({**row, "least": min(accuracies), "most": max(accuracies)})
     write_result("digits", {"rows": rows}, "cpu")
 
 

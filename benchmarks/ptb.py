@@ -61,8 +61,7 @@ def train_command(run: LanguageModelRun) -> str:
     """The command that trains the run again, for as many epochs as it has."""
     recipe, config, done = asdict(run.recipe), run.folder.config, run.folder.epochs()
     plain = asdict(make_recipe(run.recipe.name))
-    python = "python" if config["processes"] == 1 else f"torchrun --nproc-per-node {config['processes']}"
-    parts = [f"{python} cli.py lm-train --data ptb --recipe {run.recipe.name} --precision {config['precision']}"]
+    parts = [f"python cli.py lm-train --data ptb --recipe {run.recipe.name} --precision {config['precision']}"]
     if "start" in config:  # the run that it started from brings its shape
         plain |= shape_of(run.recipe)
     parts += [f"--set {name}={str(value).lower()}" for name, value in recipe.items() if value != plain[name]]
@@ -87,7 +86,7 @@ def result_of(run: LanguageModelRun, corpus: Corpus, device: str, *, test: bool)
         "training": {
             "command": train_command(run),
             "fingerprint": corpus.fingerprint,
-            **{field: config[field] for field in ("precision", "processes", "versions", "start") if field in config},
+            **{field: config[field] for field in ("precision", "versions", "start") if field in config},
             "places": places(run.folder),
             "recipe": asdict(run.recipe),
         },

@@ -2,8 +2,8 @@
 
     python benchmarks/shapes.py [--tasks classify,segment] [--out runs/shapes]
 
-Every task trains by the recipe ``shapes`` with the pictures that `python cli.py vision-shapes` draws. The segmenter
-starts from the backbone of the classifier that was trained before it, as in the paper; the others start from nothing.
+Every task trains by the recipe ``shapes`` with the pictures that `python cli.py vision-shapes` draws. Segmenter and
+detector start from the backbone of the classifier that was trained before, as in the paper; the others from nothing.
 The time is that of the whole training, its validations included. The run folders must be new.
 """
 
@@ -50,7 +50,8 @@ def main() -> None:
         data = args.out / layout
         if not data.exists():
             write_shapes(layout, data)
-        backbone = args.out / "classify" / "model.safetensors" if task == "segment" else None
+        starts = {"segment", "detect"}  # as in the paper
+        backbone = args.out / "classify" / "model.safetensors" if task in starts else None
         start = time.perf_counter()
         trained = train(make_recipe("shapes", task), name, layout, data, args.out / task, weights_backbone=backbone)
         minutes = (time.perf_counter() - start) / 60

@@ -236,12 +236,21 @@ def readme() -> str:
     return markdown(["", "ours", "its authors'", "a peer's"], rows)
 
 
+def faults() -> str:
+    """What struck how many trainings, and how many came to something else than without it."""
+    rows = result("faults")["rows"]
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
+    columns = ("training", "faults", *kinds, "runs", "unequal")
+    return markdown(columns, ([({**row, **row["kinds"]}).get(name) for name in columns] for row in rows))
+
+
 LAYERS = ("ERU", "ERU, torch's fused LSTM", "ERU naive loop")
+PARTS, WHEN = ("check", "vocabulary", "encode", "train"), ("early", "late", "most")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
 TABLES: dict[str, Callable[[], str]] = {
     **{
         table.__name__: table
-        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, small_ptb, stdlib, readme)
+        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, small_ptb, stdlib, faults, readme)
     },
     "recurrent_groups_small": partial(seeds_together, "recurrent_groups_small"),
     "recurrent_groups_paper": partial(seeds_together, "recurrent_groups_paper-7m"),
@@ -252,6 +261,18 @@ TABLES: dict[str, Callable[[], str]] = {
     "commits": partial(listed, "commits", "case", "older_ms", "today_ms", "ratio"),
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
+    "fuzz": partial(listed, "fuzz", "case", "answered", "refused", "fault"),
+    "scale": partial(
+        listed, "scale", "words", "text_mb", *(f"{part}_{unit}" for part in PARTS for unit in ("seconds", "mb"))
+    ),
+    "soak": partial(
+        listed, "soak", "work", "minutes", *(f"{when}_{what}" for what in ("mb", "files") for when in WHEN)
+    ),
+    "shapes": partial(
+        listed, "shapes", "task", "model", "from", "epochs", "minutes", "quality", "untrained", "trained"
+    ),
+    "digits": partial(listed, "digits", "form", "seeds", "epochs", "mean", "least", "most"),
+    "loading": partial(listed, "vision_data", "task", "model", "training", "loading_0", "loading_1"),
     "cell": partial(listed, "cell", "batch", *SIZES, "cell", "forward_ms", "forward_backward_ms"),
     "vision": partial(
         pivoted, "vision_inference", PICTURES, "way", ["eager, channels last", "vision.optimize"], "ratio"

@@ -53,7 +53,7 @@ def main() -> None:
 
             def step(batch: Batch) -> None:
                 loss = loss_of(model.train(), batch[0], batch[1], recipe, rng)  # noqa: B023
-                update(optimizer, loss, learning_rate=1e-4, clip=10.0, ranks=ranks)  # noqa: B023
+                update(optimizer, [loss], learning_rate=1e-4, clip=10.0, ranks=ranks)  # noqa: B023
 
             def batches(workers: int) -> list[Batch]:
                 prepared = Prepared(reader, Varied(recipe, recipe.sizes[0]), seed=1, epoch=0, broken="refuse")  # noqa: B023
@@ -72,7 +72,7 @@ def main() -> None:
                     batches(workers)
                     speeds.append(order.size / (time.perf_counter() - start))
             row = {"task": task, "model": name, "size": recipe.sizes[0], "training": statistics.median(training)}
-            row["loading"] = {str(workers): statistics.median(speeds) for workers, speeds in loading.items()}
+            row |= {f"loading_{workers}": statistics.median(speeds) for workers, speeds in loading.items()}
             print(row, flush=True)
             rows.append(row)
     write_result("vision_data", {"unit": "pictures per second", "rows": rows}, str(torch.device("cpu")))

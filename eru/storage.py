@@ -37,24 +37,32 @@ def draft_of(path: str | Path) -> Iterator[Path]:
     # The name is not one of tempfile's, whose files only their owner can read: a run folder is often read by a group.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield draft
-        for written in (*draft.rglob("*"), draft):
-            _flush(written)
+        with errors_name(path):
+            yield draft
+            for written in (*draft.rglob("*"), draft):
+                _flush(written)
         try:
             draft.replace(path)
         except OSError:
             if not (draft.is_dir() and path.is_dir()):
                 raise
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # such as that of a full disk
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
         else:
             draft.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Let every OSError of the ``with`` block name a file; a write to a full disk names none by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def remove_drafts(folder: Path) -> None:

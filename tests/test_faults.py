@@ -1,4 +1,4 @@
-"""Trainings of both kinds, struck at random moments by the script that does it hundreds of times for the documents."""
+"""Faults and damaged files, as the scripts of benchmarks/ draw them in their hundreds for docs/reliability.md."""
 
 import ast
 import os
@@ -8,15 +8,25 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "faults.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def rows_of(script, *arguments):
+    """The rows that a script prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *arguments, "--dry"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [ast.literal_eval(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_damaged_files_are_answered_or_refused(tmp_path):
+    assert rows_of("fuzz.py", "--files", "145", "--out", str(tmp_path)) == [{"files": 145, "faults": 0}]
 
 
 @pytest.mark.slow
 def test_after_every_fault_a_training_ends_as_if_there_had_been_none():
-    command = [sys.executable, str(SCRIPT), "--faults", "100", "--dry"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    rows = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    rows = rows_of("faults.py", "--faults", "100")
     assert [(row["training"], row["unequal"]) for row in rows] == [("language model", 0), ("vision model", 0)]
     assert all(row["faults"] >= 50 for row in rows)
     assert all(row["kinds"]["killed"] > 20 for row in rows)

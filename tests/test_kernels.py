@@ -140,3 +140,17 @@ def test_a_compiled_graph_holds_the_operator():
     arguments = torch.randn(6, 2, 16), torch.randn(16, 4), torch.zeros(2, 4), torch.zeros(2, 4)
     compiled = torch.compile(lstm_scan, backend="eager", fullgraph=True)
     assert torch.equal(compiled(*arguments)[0], lstm_scan(*arguments)[0])
+
+
+@needs_kernels
+@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o1777, True), (0o775, False), (0o700, False)])
+def test_libraries_in_a_folder_that_everyone_can_write_into_are_not_run(monkeypatch, rebuilt, tmp_path, mode, refused):
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+    kernels._build(["cc"])
+    (tmp_path / "native").chmod(mode)
+    said = kernels.refusal()
+    assert (said is not None) == refused
+    assert not refused or f"others than you can write into {tmp_path / 'native'}" in said
+    assert (
+        lstm_scan(torch.randn(6, 2, 16), torch.randn(16, 4), torch.zeros(2, 4), torch.zeros(2, 4))[0].isfinite().all()
+    )

@@ -99,8 +99,13 @@ def train(
             tokenizer = source.tokenizer
         else:
             tokenizer = build_tokenizer(recipe.tokenizer, corpus.lines("train"), recipe.vocab_size)
-        splits = encode_corpus(corpus, tokenizer)
+        if not ranks.is_main:
+            ranks.barrier()  # The others read what the first one encodes.
+        splits = encode_corpus(corpus, tokenizer, quiet=quiet)
+        if ranks.is_main:
+            ranks.barrier()
         streams = Streams(splits["train"].ids, recipe.batch_size, ranks.rank, ranks.world_size)
+        ranks.check_parts(recipe.batch_size, recipe.accumulate)
         check_model_fits(recipe, tokenizer.vocab_size, ranks.device, training=True)
         seed_everything(recipe.seed)
         model = build_model(recipe, tokenizer.vocab_size).to(ranks.device)

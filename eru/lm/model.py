@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eru.cell import InputTransform, State
 from eru.layer import ERU
-from eru.lm.softmax import tied_cross_entropy
+from eru.lm.softmax import tied_cross_entropy, two_step_cross_entropy, two_step_log_probabilities
 
 CellName = Literal["eru", "lstm"]
 
@@ -50,6 +50,9 @@ class LanguageModel(nn.Module):
         kernel_size, branches, groups, shared_reduce: The EESP of the ERU cells, see `eru.ERUCell`; by default theirs.
             Other cells have none.
         recurrent_groups: R, the blocks of the recurrent map of every cell; it must divide E and H.
+        softmax_head: How many of the first tokens, the frequent ones, the softmax predicts in one step; the others
+            take two, see :func:`eru.lm.softmax.two_step_cross_entropy`. 0 for one step for all. It is for vocabularies
+            of some 50,000 tokens and more.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -87,6 +90,7 @@ class LanguageModel(nn.Module):
         groups: int | None = None,
         shared_reduce: bool = False,
         recurrent_groups: int = 1,
+        softmax_head: int = 0,
         input_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         output_dropout: float = 0.0,
@@ -100,6 +104,8 @@ class LanguageModel(nn.Module):
         for name, size in {**sizes, "num_layers": num_layers}.items():
             if size < 1:
                 raise ValueError(f"{name}={size}: must be at least 1")
+        if softmax_head and not 0 < softmax_head < vocab_size:
+            raise ValueError(f"softmax_head={softmax_head}: must be 0, or below the vocabulary's {vocab_size} tokens")
         dropouts = {"input_dropout": input_dropout, "layer_dropout": layer_dropout, "output_dropout": output_dropout}
         for name, p in {**dropouts, "embedding_dropout": embedding_dropout}.items():
             if not 0 <= p <= 1:
@@ -119,6 +125,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(vocab_size, embedding_size)
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(embedding_size))
         self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
+        self.softmax_head, self.rare = softmax_head, nn.Linear(embedding_size, 1) if softmax_head else None
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
         make = partial(
             ERU, weight_dropout=weight_dropout, hidden_dropout=hidden_dropout, recurrent_groups=recurrent_groups
@@ -141,13 +148,22 @@ class LanguageModel(nn.Module):
         return Features(x, drop(x, self.output_dropout, self.training), after)
 
     def logits(self, dropped: Tensor) -> Tensor:
-        """Tied softmax scores (T, B, V) of the dropped outputs (T, B, E) of the last layer."""
-        return F.linear(dropped, self.embedding.weight, self.softmax_bias)
+        """Tied softmax scores (T, B, V) of the dropped outputs (T, B, E) of the last layer.
+
+        Of a softmax in two steps these are the logarithms of the probabilities.
+        """
+        scores = F.linear(dropped, self.embedding.weight, self.softmax_bias)
+        if self.rare is None:
+            return scores
+        return two_step_log_probabilities(scores, self.rare(dropped), self.softmax_head)
 
     def loss(self, features: Features, targets: Tensor) -> Tensor:
         """Mean cross-entropy of targets (T, B), in nats."""
         rows = features.dropped.flatten(0, 1)  # one for every token of every stream
-        return tied_cross_entropy(rows, self.embedding.weight, self.softmax_bias, targets.flatten())
+        tied = rows, self.embedding.weight, self.softmax_bias
+        if self.rare is None:
+            return tied_cross_entropy(*tied, targets.flatten())
+        return two_step_cross_entropy(*tied, self.rare, targets.flatten(), self.softmax_head)
 
     def forward(self, tokens: Tensor, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
         """Logits of the token after each one, and the state to carry."""

@@ -16,7 +16,7 @@ A :class:`Recipe` has other defaults, so that the config.json of an older run me
 """
 # Whatever else has limits is checked by the function that uses it. Comparisons with NaN are false, so it fits nowhere.
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("epochs log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
+    ("epochs accumulate log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
     (
         "weight_decay activation_regularization temporal_regularization nonmonotone_interval patience",
         lambda value: 0 <= value < math.inf,
@@ -45,6 +45,8 @@ class Recipe:
         groups: The number of groups of the ERU's maps.
         shared_reduce: Whether the gates of an ERU cell share one EESP unit, in place of one unit for each gate.
         recurrent_groups: R, the number of blocks into which the recurrent maps are cut, of either cell.
+        softmax_head: How many of the most frequent words the softmax predicts in one step, of a vocabulary of many; 0
+            for all.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -56,6 +58,8 @@ class Recipe:
         temporal_regularization: The factor of the mean square of the undropped outputs' change between steps (TAR).
         epochs: The passes over the training text, over which the schedule runs.
         batch_size: The number of streams that are read side by side, by all processes together.
+        accumulate: The parts into which each process cuts its streams; their gradients are added up one after the
+            other, so that the memory of one part is enough.
         bptt: The steps of a window, through which gradients flow.
         random_bptt: Whether each window's length is drawn, as in AWD-LSTM; its learning rate follows its length.
         partial_shuffle: Whether each stream is rotated by a random offset, anew every epoch (arXiv 1903.04167).
@@ -91,6 +95,7 @@ class Recipe:
     groups: int | None = None
     shared_reduce: bool = False
     recurrent_groups: int = 1
+    softmax_head: int = 0
     input_dropout: float = 0.5
     layer_dropout: float = 0.5
     output_dropout: float = 0.5
@@ -102,6 +107,7 @@ class Recipe:
     temporal_regularization: float = 0.0
     epochs: int = 200
     batch_size: int = 20
+    accumulate: int = 1
     bptt: int = 70
     random_bptt: bool = True
     partial_shuffle: bool = False
@@ -263,7 +269,7 @@ def read_recipe(fields: Any) -> Recipe:
 def shape_of(recipe: Recipe) -> dict[str, Any]:
     """The fields that say what weights there are and what they mean: a run that starts from another's has them too."""
     sizes = ["tokenizer", "vocab_size", "cell", "embedding_size", "hidden_size", "num_layers"]
-    form = ["kernel_size", "branches", "groups", "shared_reduce", "recurrent_groups"]
+    form = ["kernel_size", "branches", "groups", "shared_reduce", "recurrent_groups", "softmax_head"]
     return {name: getattr(recipe, name) for name in (*sizes, *form)}
 
 

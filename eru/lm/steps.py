@@ -1,8 +1,8 @@
 """The parts of the training loop: what precedes it, one step, and the end of an epoch."""
 
 import math
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from eru.training import (
     schedule_factor,
     update,
 )
+from eru.training.carried import joined, part_of
 
 
 def begin(
@@ -84,16 +85,27 @@ def train_step(
         rate *= length / recipe.bptt  # As in AWD-LSTM: a longer window is a better guess at the gradient.
     model = cast(LanguageModel, state.model).train()
     inputs, targets = (ids.to(ranks.device) for ids in text.window(first, length))
-    with autocast(ranks.device, precision):
-        features = model.features(inputs, state.carried)
-        loss = model.loss(features, targets)
-    objective = loss + activation_penalty(features, recipe)
-    norm = update(state.optimizer, objective, learning_rate=rate, clip=recipe.clip, ranks=ranks)
-    state.carried = detach(features.state)
+    losses: list[Tensor] = []
+    carried: list[Any] = []
+
+    def objectives() -> Iterator[Tensor]:
+        for part in range(recipe.accumulate):
+            with autocast(ranks.device, precision):
+                features = model.features(
+                    part_of(inputs, part, recipe.accumulate), part_of(state.carried, part, recipe.accumulate)
+                )
+                loss = model.loss(features, part_of(targets, part, recipe.accumulate))
+            losses.append(loss.detach())
+            carried.append(detach(features.state))
+            yield loss + activation_penalty(features, recipe)
+
+    how: dict[str, Any] = {"learning_rate": rate, "clip": recipe.clip, "ranks": ranks}
+    norm = update(state.optimizer, objectives(), parts=recipe.accumulate, **how)
+    state.carried = joined(carried)
     if state.average is not None:
         state.average.update_parameters(model)
     # The norm knows the losses of all processes, so that they stop together, before any saves a broken checkpoint.
-    loss = torch.where(norm.isfinite(), loss.detach(), math.nan)
+    loss = torch.where(norm.isfinite(), torch.stack(losses).mean(), math.nan)
     return Step(loss, counted=length, trained=length * recipe.batch_size)
 
 

@@ -66,6 +66,16 @@ class Ranks:
         """Whether this process writes the files and the log."""
         return self.rank == 0
 
+    def check_parts(self, batch_size: int, accumulate: int) -> None:
+        """Refuse a batch that cannot be cut into equal parts, so many for each process.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        if batch_size % (self.world_size * accumulate):
+            parts = f"{self.world_size} process(es) with accumulate={accumulate} parts each"
+            raise ValueError(f"batch_size={batch_size}: cannot be cut into equal parts for {parts}")
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes, in one exchange; a missing one counts as zero.
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from eru.sealed import load_sealed, load_sealed_json, pack_tensors, save_sealed, save_sealed_json, unpack_tensors
-from eru.storage import atomic_write
+from eru.storage import atomic_write, errors_name
 from eru.training.lock import held
 from eru.warn import warn_once
 
@@ -157,7 +157,7 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to ``metrics.jsonl``, NaN and infinities as null; it is on the disk when this returns."""
         line = json.dumps(_without_nonfinite(record), allow_nan=False).encode()
-        with self.metrics_path.open("a+b") as file:
+        with errors_name(self.metrics_path), self.metrics_path.open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # A killed run left half a line, which must not swallow this one.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from eru.training.carried import joined, moved, part_of
 from eru.training.distributed import Ranks
 from eru.training.numerics import check_finite, first_broken
 from eru.training.rng import rng_state, seed_everything, set_rng_state
@@ -97,8 +98,8 @@ class TrainingState:
         model: The model, with the weights in training.
         optimizer: The optimiser of its parameters.
         position: Where the training stands.
-        carried: What one step hands to the next besides the weights, in lists and tuples of tensors whose second
-            dimension is this process's part of the batch; None for nothing.
+        carried: What one step hands to the next besides the weights, see :mod:`eru.training.carried`; None for
+            nothing.
         average: The mean of the weights, once averaging has started. One of another kind than torch's equal mean is
             here before the checkpoint is read.
     """
@@ -115,14 +116,14 @@ class TrainingState:
         All processes call this together, and the first one writes.
         """
         loss = ranks.mean(self.position.loss)
-        carried, generators = ranks.gather(_moved(self.carried, torch.device("cpu"))), ranks.gather(rng_state())
+        carried, generators = ranks.gather(moved(self.carried, "cpu")), ranks.gather(rng_state())
         if ranks.is_main:
             folder.save_state(
                 {
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "average": None if self.average is None else self.average.state_dict(),
-                    "carried": _joined(carried),
+                    "carried": joined(carried),
                     "position": {**asdict(self.position), "loss": loss},
                     "rng": generators,
                 }
@@ -157,7 +158,7 @@ class TrainingState:
             self.average.load_state_dict(saved["average"])
         position: dict[str, Any] = saved["position"]
         self.position = Position(**{_OLD_NAMES.get(name, name): value for name, value in position.items()})
-        self.carried = _moved(_share(saved["carried"], ranks), ranks.device)
+        self.carried = moved(part_of(saved["carried"], ranks.rank, ranks.world_size), ranks.device)
         generators = _generators(saved)
         if ranks.is_main or len(generators) == ranks.world_size:
             set_rng_state(generators[ranks.rank])
@@ -166,28 +167,3 @@ class TrainingState:
 def _generators(saved: Mapping[str, Any]) -> list[Any]:
     """The states of every process's random generators; an older checkpoint has those of the first one alone."""
     return saved["rng"] if isinstance(saved["rng"], list) else [saved["rng"]]
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """What all processes carry, from the parts of each."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts), dim=1)
-    if isinstance(parts[0], list | tuple):
-        return type(parts[0])(map(_joined, zip(*parts, strict=True)))
-    return parts[0]
-
-
-def _share(carried: Any, ranks: Ranks) -> Any:
-    """This process's part of what all carry."""
-    if isinstance(carried, Tensor):
-        return carried.chunk(ranks.world_size, dim=1)[ranks.rank].contiguous()
-    if isinstance(carried, list | tuple):
-        return type(carried)(_share(part, ranks) for part in carried)
-    return carried
-
-
-def _moved(carried: Any, device: torch.device) -> Any:
-    """The same lists and tuples with their tensors on a device."""
-    if isinstance(carried, list | tuple):
-        return type(carried)(_moved(part, device) for part in carried)
-    return carried.to(device) if isinstance(carried, Tensor) else carried

@@ -46,15 +46,24 @@ def make_optimizer(
 
 
 def update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, *, learning_rate: float, clip: float, ranks: Ranks
+    optimizer: torch.optim.Optimizer,
+    losses: Iterable[Tensor],
+    *,
+    parts: int = 1,
+    learning_rate: float,
+    clip: float,
+    ranks: Ranks,
 ) -> Tensor:
-    """Take one step down the gradient of a loss, clipped to a norm; the gradient is there until the next step.
+    """Take one step down the gradient of a mean loss, clipped to a norm; the gradient is there until the next step.
 
     Where the gradient is not finite, nothing changes.
 
     Args:
         optimizer: The optimiser, over all parameters that the loss depends on.
-        loss: A scalar; of several processes each gives the mean over its own equal share of the batch.
+        losses: The mean loss of each of the equal parts of the batch, a scalar; of several processes each gives those
+            of its own equal share. The next one is asked for when the gradient of the one before it is there, so a
+            generator needs the memory of one part.
+        parts: How many there are.
         learning_rate: The learning rate of this step.
         clip: The limit on the norm of the gradient.
         ranks: The processes that train together.
@@ -67,7 +76,8 @@ def update(
         group["lr"] = learning_rate
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.zero_grad()
-    loss.backward()
+    for loss in losses:
+        (loss / parts).backward()
     ranks.average_gradients(parameters)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     # A norm of NaN would make every gradient NaN, and hide the one that it came from.

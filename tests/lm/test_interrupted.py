@@ -100,14 +100,18 @@ ENDLESS = ("--recipe=small", "--device=cpu", "--epochs=100000", "--set=log_every
 SIZES = ("--set=embedding_size=8", "--set=hidden_size=8", "--set=batch_size=2", "--set=bptt=9")
 
 
-def interrupted(command, run, signum):
-    """Start an endless training in a process of its own, send it a signal after its first step, and wait for it."""
+def interrupted(command, run, signum, child=None):
+    """Start an endless training in a process of its own, send it a signal after its first step, and wait for it.
+
+    Or send the signal to one of its children.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(list(map(str, command)), env=environment, **streams) as process:
         while process.poll() is None and not ((run / "config.json").exists() and steps_run(run)):
             time.sleep(0.01)
-        process.send_signal(signum)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        os.kill(process.pid if child is None else int(children.read_text().split()[child]), signum)
         out, err = process.communicate()
     return process.returncode, out, err
 
@@ -139,3 +143,20 @@ def test_several_processes_stop_together(corpus, tmp_path, signum):
     step = state_of(run)["position"]["step"]
     assert step == max(record["step"] for record in RunFolder.open(run).metrics())
     assert any(path.name == "model.safetensors" for path in contents(run))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("child", [0, 1])
+def test_one_process_that_dies_ends_the_others_and_the_run_goes_on(corpus, tmp_path, child):
+    run = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, ROOT / "cli.py", "lm-train", "--data", corpus.name, "--out", run, *ENDLESS, *SIZES]
+    code, _, err = interrupted(command, run, signal.SIGKILL, child)
+    assert code != 0
+    assert "SIGKILL" in err
+    step = state_of(run)["position"]["step"]
+    command += ["--resume", f"--max-steps={step + 3}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert state_of(run)["position"]["step"] == step + 3

@@ -128,8 +128,9 @@ def test_the_embedding_is_one_parameter_with_gradients_from_both_uses():
     torch.testing.assert_close(weight.grad, as_input + as_output)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_logits():
-    model = tiny()
+@pytest.mark.parametrize("head", [0, 4])
+def test_the_loss_is_the_cross_entropy_of_the_logits(head):
+    model = tiny(softmax_head=head)
     tokens, targets = torch.randint(11, (5, 2)), torch.randint(11, (5, 2))
     logits, _ = model(tokens)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten())

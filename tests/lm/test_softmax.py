@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from eru.lm.softmax import tied_cross_entropy
+from eru.lm.softmax import tied_cross_entropy, two_step_cross_entropy, two_step_log_probabilities
 
 
 def operands(rows: int, width: int, types: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -77,3 +78,26 @@ def test_compiled_it_is_the_same() -> None:
     ours, theirs = compiled(*inputs, targets), tied_cross_entropy(*inputs, targets)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs))
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(2, 30), st.data())
+def test_two_steps_are_torchs_adaptive_softmax(rows: int, width: int, types: int, data: st.DataObject) -> None:
+    head = data.draw(st.integers(1, types - 1))
+    features, weight, bias = operands(rows, width, types)
+    targets, rare = torch.randint(0, types, (rows,)), nn.Linear(width, 1, dtype=torch.float64)
+    inputs = [features, weight, bias, rare.weight, rare.bias]
+    theirs = nn.AdaptiveLogSoftmaxWithLoss(
+        width + 1, types, [head], div_value=1.0, head_bias=True, dtype=torch.float64
+    )
+    with torch.no_grad():  # Its tail has no bias and maps the features first: one more feature, of ones, is the bias.
+        theirs.head.weight.copy_(F.pad(torch.cat([weight[:head], rare.weight]), (0, 1)))
+        theirs.head.bias.copy_(torch.cat([bias[:head], rare.bias]))
+        theirs.tail[0][0].weight.copy_(torch.eye(width + 1))
+        theirs.tail[0][1].weight.copy_(torch.cat([weight[head:], bias[head:, None]], dim=1))
+    with_ones = F.pad(features, (0, 1), value=1.0)
+    ours = two_step_cross_entropy(features, weight, bias, rare, targets, head)
+    torch.testing.assert_close(ours, theirs(with_ones, targets).loss)
+    log = two_step_log_probabilities(F.linear(features, weight, bias), rare(features), head)
+    torch.testing.assert_close(log, theirs.log_prob(with_ones))
+    found = torch.autograd.grad(3 * ours, inputs)
+    torch.testing.assert_close(found, torch.autograd.grad(3 * F.nll_loss(log, targets), inputs))

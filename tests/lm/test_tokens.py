@@ -1,9 +1,11 @@
 import os
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from eru.lm.text import tokens
 from eru.lm.text.corpus import SPLITS, load_corpus
@@ -39,6 +41,42 @@ def test_every_line_is_encoded_and_ended(corpus, kind):
         assert found.unknown == expected.count(tokenizer.unknown)
         assert found.unknown_rate == found.unknown / len(expected)
         assert found.bytes == len(TEXT[split].removesuffix("\n").encode()) + 1
+
+
+@pytest.mark.parametrize("kind", ["word", "char", "sentencepiece"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_parts_of_any_size_are_together_the_whole_text(corpus, monkeypatch, kind, end):
+    text = f"\ufeffthe cat saw{end}{end}the café <eos>{end}the dog{end}" * 20 + "saw the cat"
+    corpus.path("train").write_bytes(text.encode())
+    corpus = load_corpus(corpus.name)
+    tokenizer = build_tokenizer(kind, corpus.lines("train"), 300 if kind == "sentencepiece" else None)
+    whole = tokens._Parts(corpus, "train", tokenizer, np.dtype("<u2"))
+    assert len(whole) == 1
+    content, counts = whole[0]
+    assert np.frombuffer(content, "<u2").tolist() == encode_corpus(corpus, tokenizer)["train"].ids.tolist()
+    for size in (1, 7, 40, 333):
+        monkeypatch.setattr(tokens, "_PART", size)
+        parts = tokens._Parts(corpus, "train", tokenizer, np.dtype("<u2"))
+        assert len(parts) == 1 if end == "\r" else len(parts) > 2
+        made = [parts[number] for number in range(len(parts))]
+        assert b"".join(part for part, _ in made) == content
+        assert sum(part for _, part in made).tolist() == counts.tolist()
+
+
+def test_several_processes_encode_what_one_does(corpus, monkeypatch):
+    tokenizer = build_tokenizer("word", corpus.lines("train"))
+    expected = {split: found.ids.tolist() for split, found in encode_corpus(corpus, tokenizer).items()}
+    (folder,) = (Path(os.environ["ERU_CACHE_DIR"]) / "tokens").iterdir()
+    fields = (folder / "tokens.json").read_text()
+    shutil.rmtree(folder)
+    monkeypatch.setattr(tokens, "_PART", 100)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    found = encode_corpus(corpus, tokenizer)
+    assert {split: found[split].ids.tolist() for split in found} == expected
+    assert (folder / "tokens.json").read_text() == fields
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_large_vocabularies_take_four_bytes(corpus):

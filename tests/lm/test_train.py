@@ -362,6 +362,20 @@ def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(corpus, t
     assert found["position"]["loss"] == pytest.approx(expected["position"]["loss"], rel=1e-12)
 
 
+def test_accumulated_gradients_train_as_whole_batches_do(corpus, tmp_path):
+    for accumulate in (1, 2, 4):
+        recipe = tiny(batch_size=4, accumulate=accumulate, temporal_regularization=1.0, **WITHOUT_DROPOUT)
+        train(recipe, corpus, tmp_path / str(accumulate), max_steps=4, quiet=True)
+    whole, *others = (state_of(tmp_path / str(accumulate)) for accumulate in (1, 2, 4))
+    for other in others:
+        torch.testing.assert_close(other["model"], whole["model"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(other["carried"], whole["carried"], rtol=1e-4, atol=1e-5)
+        assert other["position"]["loss"] == pytest.approx(whole["position"]["loss"], rel=1e-5)
+    with pytest.raises(ValueError, match=r"batch_size=4: cannot be cut into .* accumulate=3 parts"):
+        train(tiny(batch_size=4, accumulate=3), corpus, tmp_path / "refused", quiet=True)
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.slow
 def test_it_learns_a_source_that_bigrams_cannot(make_corpus, tmp_path):
     """Each symbol follows from the two before it, most of the time: an order that unigrams and bigrams cannot see."""

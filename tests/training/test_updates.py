@@ -16,7 +16,7 @@ def trained(name, steps, **options):
     weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
     optimizer = make_optimizer(name, [weight], learning_rate=1.0, weight_decay=DECAY, **options)
     for step in range(steps):
-        update(optimizer, ((step + 1) * weight**2).sum(), learning_rate=RATE, clip=1e9, ranks=RANKS)
+        update(optimizer, [((step + 1) * weight**2).sum()], learning_rate=RATE, clip=1e9, ranks=RANKS)
     return weight.detach()
 
 
@@ -57,15 +57,34 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name, value):
     optimizer = make_optimizer(name, [weight, other], learning_rate=1.0, weight_decay=DECAY)
     options = {"learning_rate": RATE, "clip": 0.1, "ranks": RANKS}
     before = weight.detach().clone(), other.detach().clone()
-    norm = update(optimizer, (weight * torch.tensor([1.0, value])).sum() + other.sum(), **options)
+    norm = update(optimizer, [(weight * torch.tensor([1.0, value])).sum() + other.sum()], **options)
     assert not norm.isfinite()
     assert (torch.equal(weight, before[0]), torch.equal(other, before[1])) == (True, True)
     assert first_broken(nn.ParameterDict({"other": other, "weight": weight})) == "weight"
-    norm = update(optimizer, weight.sum() + other.sum(), **options)
+    norm = update(optimizer, [weight.sum() + other.sum()], **options)
     assert norm.isfinite()
     assert weight.isfinite().all()
     assert not torch.equal(weight, before[0])
     assert first_broken(nn.ParameterDict({"weight": weight})) is None
+
+
+def test_the_parts_of_a_batch_are_computed_one_after_the_other_and_make_its_mean():
+    inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    results = []
+    for parts in (1, 2, 3):
+        weight, asked = nn.Parameter(torch.tensor([1.0, -2.0, 0.5])), []
+
+        def losses(parts=parts, weight=weight, asked=asked):
+            for part in inputs.chunk(parts):
+                asked.append(None if weight.grad is None else weight.grad.clone())
+                yield (part @ weight).square().mean()
+
+        optimizer = make_optimizer("sgd", [weight], learning_rate=1.0, weight_decay=0.0)
+        norm = update(optimizer, losses(), parts=parts, learning_rate=RATE, clip=1e9, ranks=RANKS)
+        assert [gradient is None for gradient in asked] == [True] + [False] * (parts - 1)
+        results.append((weight.detach(), norm))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def train(
         seed_everything(recipe.seed)
         network = make_model(model, recipe, train_set, weights, weights_backbone, options)
         epoch_order(len(train_set), recipe.batch_size, seed=0, epoch=0, ranks=ranks.world_size)  # refuses too few
+        ranks.check_parts(recipe.batch_size, recipe.accumulate)
         described: dict[str, Any] = {
             "layout": layout,
             "root": str(data),

@@ -23,7 +23,9 @@ class Recipe:
         name: The name of the recipe.
         task: ``"classify"``, ``"multilabel"``, ``"segment"`` or ``"detect"``.
         epochs: The passes over the training pictures in each stage.
-        batch_size: The pictures of a step.
+        batch_size: The pictures of a step, of all processes together.
+        accumulate: The parts into which each process cuts its pictures of a step; their gradients are added up one
+            after the other, so that the memory of one part is enough. Batch norm sees one part at a time.
         sizes: Height and width of the model's input, for each stage.
         optimizer: ``"sgd"``, ``"adamw"`` or ``"adam"``.
         rates: The highest learning rate of each stage.
@@ -60,6 +62,7 @@ class Recipe:
     task: Task
     epochs: int
     batch_size: int
+    accumulate: int = 1
     sizes: tuple[Size, ...]
     optimizer: OptimizerName = "sgd"
     rates: tuple[float, ...]
@@ -117,7 +120,7 @@ class Recipe:
 
 # Comparisons with NaN are false, so it fits nowhere.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("epochs batch_size cycle expand log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
+    ("epochs batch_size accumulate cycle expand log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
     ("rates clip gamma scales", lambda value: 0 < value < math.inf, "finite and above 0"),
     ("weight_decay mixup warmup_epochs", lambda value: 0 <= value < math.inf, "finite and not negative"),
     ("momentum ema smoothing photometric", lambda value: 0 <= value < 1, "from 0 to below 1"),

@@ -1,12 +1,12 @@
 """The parts of the training loop: what precedes it, one step, and the end of an epoch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from eru.storage import atomic_write
@@ -91,15 +91,24 @@ def train_step(
     images, targets, _ = batch
     targets = _moved(targets, ranks.device)
     rng = np.random.default_rng([recipe.seed, state.position.step, ranks.rank])
-    with autocast(ranks.device, precision):
-        images = images.to(ranks.device, memory_format=torch.channels_last)
-        loss = loss_of(model, images, targets, recipe, rng)
-    rate = rate_of(state.position.batch)
-    norm = update(state.optimizer, loss, learning_rate=rate, clip=recipe.clip, ranks=ranks)
+    images = images.to(ranks.device, memory_format=torch.channels_last)
+    size = len(images) // recipe.accumulate
+    losses: list[Tensor] = []
+
+    def objectives() -> Iterator[Tensor]:
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            with autocast(ranks.device, precision):
+                loss = loss_of(model, images[part], targets[part], recipe, rng)
+            losses.append(loss.detach())
+            yield loss
+
+    how: dict[str, Any] = {"learning_rate": rate_of(state.position.batch), "clip": recipe.clip, "ranks": ranks}
+    norm = update(state.optimizer, objectives(), parts=recipe.accumulate, **how)
     if state.average is not None:
         state.average.update_parameters(model)
     # The norm knows the losses of all processes, so that they stop together, before any saves a broken checkpoint.
-    loss = torch.where(norm.isfinite(), loss.detach(), math.nan)
+    loss = torch.where(norm.isfinite(), torch.stack(losses).mean(), math.nan)
     return Step(loss, counted=len(images), trained=len(images) * ranks.world_size)
 
 

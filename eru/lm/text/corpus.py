@@ -2,10 +2,12 @@
 
 import codecs
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from eru.lm.text.ptb import ptb_files
@@ -45,15 +47,30 @@ class Corpus:
             raise ValueError(f"split={split!r}: {_what_is_missing(Path(self.name), [split])}")
         return self.files[split]
 
-    def lines(self, split: str) -> Iterator[str]:
-        """Stream the lines of one split without their ends.
+    def lines(self, split: str, part: tuple[int, int] | None = None) -> Iterator[str]:
+        """Stream the lines of one split, or of one of its parts, without their ends.
 
         An end is a newline of any system. Where a line says ``<eos>`` just before it, as in the files of some other
         tools, both together are one end.
         """
-        with self.path(split).open(encoding="utf-8-sig") as file:
-            for line in file:
-                yield _without_end(line)
+        with self.path(split).open("rb") as file:
+            start, end = part or (0, 0)
+            file.seek(start)
+            content = file if part is None else io.BytesIO(file.read(end - start))
+            with io.TextIOWrapper(content, encoding="utf-8" if start else "utf-8-sig") as text:
+                for line in text:
+                    yield _without_end(line)
+
+    def parts(self, split: str, size: int) -> list[tuple[int, int]]:
+        """Where parts of whole lines, of at least ``size`` bytes each, begin and end in the file of one split."""
+        cuts = [0]
+        with self.path(split).open("rb") as file:
+            total = file.seek(0, os.SEEK_END)
+            while cuts[-1] < total:
+                file.seek(min(cuts[-1] + size, total))
+                file.readline()
+                cuts.append(file.tell())
+        return list(pairwise(cuts))
 
 
 def _without_end(line: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer
@@ -19,6 +23,7 @@ from eru.warn import warn_once
 
 # Raise it whenever the same text and tokenizer give other tokens, so that no older cached file is read.
 _FORMAT = b"3"
+_PART = 8 << 20  # bytes of text that are encoded at a time
 _DAY = 24 * 3600.0  # seconds
 
 
@@ -42,11 +47,17 @@ class TokenSplit:
         return self.unknown / len(self.ids)
 
 
-def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]:
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, *, quiet: bool = True) -> dict[str, TokenSplit]:
     """Encode every split, or reopen what an earlier call encoded from the same text with the same tokenizer.
 
-    Memory stays bounded by the longest line, however large the files are. What was encoded lies in the cache; files
-    there that are damaged are named in a warning and made again, and those that nothing has used for a month removed.
+    On Linux all processors share the work. Memory stays bounded by a few parts of 8 MB, or by the longest line,
+    however large the files are. What was encoded lies in the cache; files there that are damaged are named in a
+    warning and made again, and those that nothing has used for a month removed.
+
+    Args:
+        corpus: The text.
+        tokenizer: What encodes it.
+        quiet: Show no progress.
 
     Raises:
         ValueError: A split has fewer than two tokens besides the ends of lines, or the cache cannot be written.
@@ -64,7 +75,8 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenSplit]
             return splits
     with new_folder(folder) as draft:
         dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-        encoded = {split: _encode(corpus, split, tokenizer, draft / f"{split}.bin", dtype) for split in corpus.files}
+        options = (tokenizer, dtype, quiet)
+        encoded = {split: _encode(corpus, split, draft / f"{split}.bin", *options) for split in corpus.files}
         save_sealed_json({"dtype": dtype.str, "splits": encoded}, draft / "tokens.json")
     _prune(folder.parent)
     return _open_all(corpus, folder)
@@ -89,23 +101,68 @@ def _key(corpus: Corpus, tokenizer: Tokenizer) -> str:
     return digest.hexdigest()[:32]
 
 
-def _encode(corpus: Corpus, split: str, tokenizer: Tokenizer, target: Path, dtype: np.dtype) -> dict[str, int | str]:
+def _encode(
+    corpus: Corpus, split: str, target: Path, tokenizer: Tokenizer, dtype: np.dtype, quiet: bool
+) -> dict[str, int | str]:
     """Stream one split into a file and return its numbers of tokens, bytes and unknown tokens, and its digest."""
-    tokens = lines = text_bytes = unknown = 0
-    digest = hashlib.sha256()
-    with target.open("wb") as file:
-        for line in corpus.lines(split):
-            ids = [*tokenizer.encode(line), tokenizer.eos]
-            content = np.array(ids, dtype).tobytes()
+    parts = _Parts(corpus, split, tokenizer, dtype)
+    several = min(len(parts), len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
+    loader = DataLoader(
+        parts,
+        batch_size=None,
+        num_workers=several if several > 1 else 0,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # The loader draws a number, which must not move the training's own chance.
+    )
+    total, digest = np.zeros(4, np.int64), hashlib.sha256()
+    size = corpus.path(split).stat().st_size
+    with (
+        target.open("wb") as file,
+        tqdm(
+            total=size,
+            unit="B",
+            unit_scale=True,
+            desc=f"encoding {split}.txt",
+            disable=quiet or not sys.stderr.isatty(),
+            delay=1.0,
+            leave=False,
+        ) as bar,
+    ):
+        for content, counts in loader:
             file.write(content)
             digest.update(content)
-            lines += 1
-            tokens += len(ids)
-            unknown += ids.count(tokenizer.unknown)
-            text_bytes += len(line.encode()) + 1
+            total += counts
+            bar.update(int(counts[2]))
+    tokens, unknown, text_bytes, lines = total.tolist()
     if tokens - lines < 2:
         raise ValueError(f"{corpus.path(split)}: has {tokens - lines} token(s); a split needs at least 2")
     return {"tokens": tokens, "bytes": text_bytes, "unknown": unknown, "sha256": digest.hexdigest()}
+
+
+class _Parts(Dataset):
+    """The parts of a split.
+
+    Of each its tokens, as they are to lie in the file, and how many tokens, unknown ones, bytes and lines it has.
+    """
+
+    def __init__(self, corpus: Corpus, split: str, tokenizer: Tokenizer, dtype: np.dtype) -> None:
+        self._corpus, self._split, self._tokenizer, self._dtype = corpus, split, tokenizer, dtype
+        self._parts = corpus.parts(split, _PART)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: int) -> tuple[bytes, np.ndarray]:
+        tokenizer, chunks, counts = self._tokenizer, [], np.zeros(4, np.int64)
+        for line in self._corpus.lines(self._split, self._parts[number]):
+            ids = [*tokenizer.encode(line), tokenizer.eos]
+            chunks.append(np.array(ids, self._dtype).tobytes())
+            counts += len(ids), ids.count(tokenizer.unknown), len(line.encode()) + 1, 1
+        return b"".join(chunks), counts
+
+
+def _as_it_is(part: tuple[bytes, np.ndarray]) -> tuple[bytes, np.ndarray]:
+    return part
 
 
 def _open_all(corpus: Corpus, folder: Path) -> dict[str, TokenSplit]:

@@ -138,6 +138,22 @@ def test_a_start_with_other_classes_keeps_all_but_the_last_layer(shapes, tmp_pat
     assert all(torch.equal(state[name], own[name]) for name in shared)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_accumulated_gradients_train_as_whole_batches_do(shapes, tmp_path, task):
+    # With the statistics of batch norm held, a part's outputs do not depend on the others.
+    for accumulate in (1, 2):
+        recipe = tiny(task, accumulate=accumulate, freeze="batch-norm", optimizer="sgd", schedule="constant")
+        run(recipe, shapes, tmp_path / str(accumulate), max_steps=1)
+    states = [RunFolder.open(tmp_path / str(n)).load_state() for n in (1, 2)]
+    whole, parts = ({i: s["momentum_buffer"] for i, s in state["optimizer"]["state"].items()} for state in states)
+    assert all(sum(float(gradient.abs().sum()) for gradient in found.values()) > 0 for found in (whole, parts))
+    if task in ("classify", "multilabel"):  # The others weight a picture by its pixels or objects that count.
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(states[1]["model"], states[0]["model"], rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"batch_size=4: cannot be cut into .* accumulate=3 parts"):
+        run(tiny(task, accumulate=3), shapes, tmp_path / "refused")
+
+
 def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint(shapes, tmp_path):
     recipe = tiny("classify", rates=(1e30,), optimizer="sgd", clip=1e30, schedule="constant")
     with pytest.raises(
