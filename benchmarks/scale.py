@@ -1,9 +1,13 @@
-"""Corpora of a million to a hundred million words: time and memory of reading, encoding and training.
+"""Large texts, large vocabularies and several processes: time and memory.
 
     python benchmarks/scale.py [--words 1000000,10000000,100000000]
 
-Each corpus is drawn and used in a process of its own. Memory is the most that the process itself ever had resident;
-the processes that encode beside it are told apart. It must not grow with the text. Needs 2 GB of disk, and Linux.
+- Corpora of a million to a hundred million words are read, encoded and trained on, each in a process of its own.
+  Memory is the most that the process itself ever had resident; the processes that encode beside it are told apart.
+- A step of training with a vocabulary of 250,000, with the softmax in one step and in two.
+- The same training by one process and by two, each with one thread.
+
+Needs 2 GB of disk, and Linux.
 """
 
 import argparse
@@ -18,15 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from environment import write_result
 
+from eru.lm.build import build_model
 from eru.lm.loop import train
 from eru.lm.recipes import make_recipe
 from eru.lm.text.corpus import load_corpus
 from eru.lm.text.tokenizer import build_tokenizer
 from eru.lm.text.tokens import encode_corpus
+from eru.training import Ranks, RunFolder, make_optimizer, update
 
-VOCABULARY, LINE, STEPS = 10_000, 20, 20
+VOCABULARY, LARGE, LINE, STEPS = 10_000, 250_000, 20, 20
+CLI = Path(__file__).parents[1] / "cli.py"
 
 
 def draw_corpus(folder: Path, words: int) -> None:
@@ -71,25 +79,62 @@ def measure(words: int, folder: Path) -> dict[str, Any]:
     return row
 
 
+def softmax_step(head: int) -> dict[str, Any]:
+    """A step of training with a softmax over very many words, of which so many are predicted in one step."""
+    torch.manual_seed(0)
+    recipe = make_recipe("small", softmax_head=head)
+    model = build_model(recipe, LARGE)
+    optimizer = make_optimizer("adamw", model.parameters(), learning_rate=1e-3, weight_decay=0.0)
+    shares = 1 / torch.arange(1, LARGE + 1)  # as frequent as the words of a language
+    ranks, seconds = Ranks.from_environment("cpu"), []
+    for _ in range(4):
+        tokens = torch.multinomial(shares, 36 * recipe.batch_size, replacement=True).view(36, recipe.batch_size)
+        start = time.perf_counter()
+        loss = model.loss(model.features(tokens[:-1]), tokens[1:])
+        update(optimizer, [loss], learning_rate=1e-3, clip=1.0, ranks=ranks)
+        seconds.append(time.perf_counter() - start)
+    return {"softmax_head": head, "step_seconds": min(seconds), "most_mb": peak(resource.RUSAGE_SELF)}
+
+
+def by_processes(count: int, folder: Path) -> dict[str, Any]:
+    """The words a second of a training by so many processes on a corpus that lies in a folder."""
+    run = folder / f"run-{count}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", CLI]
+    command += ["lm-train", "--data", folder, "--out", run, f"--set=vocab_size={VOCABULARY}", f"--max-steps={STEPS}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ERU_CACHE_DIR": f"{folder}/cache"}
+    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
+    speed = [record for record in RunFolder.open(run).metrics() if record["event"] == "stop"][-1]["tokens_per_second"]
+    return {"processes": count, "tokens_per_second": speed}
+
+
+def in_a_process(*arguments: object, **variables: str) -> dict[str, Any]:
+    """What this script prints with other arguments, in a process of its own."""
+    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
+    done = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def main() -> None:
-    """Measure every corpus, and write the table."""
+    """Measure everything, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", default="1000000,10000000,100000000")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(int(args.measure[0]), Path(args.measure[1]))))
+        number, *folder = args.measure
+        print(json.dumps(measure(int(number), Path(*folder)) if folder else softmax_step(int(number))))
         return
-    rows = []
+    tables: dict[str, list[dict[str, Any]]] = {"rows": [], "softmax": [], "processes": []}
     for words in map(int, args.words.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             draw_corpus(Path(folder), words)
-            environment = {**os.environ, "ERU_CACHE_DIR": f"{folder}/cache"}
-            command = [sys.executable, __file__, "--measure", str(words), folder]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append(json.loads(done.stdout))
-        print(rows[-1], flush=True)
-    write_result("scale", {"rows": rows})
+            tables["rows"].append(in_a_process(words, folder, ERU_CACHE_DIR=f"{folder}/cache"))
+            if not tables["processes"]:
+                tables["processes"] = [by_processes(count, Path(folder)) for count in (1, 2)]
+        print(tables, flush=True)
+    tables["softmax"] = [in_a_process(head) for head in (0, 20_000)]
+    print(tables["softmax"], flush=True)
+    write_result("scale", tables)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ def predictions(count: int) -> Iterator[float]:
     ]
     predictors = []
     for name in ("espnetv2_050", "espnetv2_050_seg_voc", "espnetv2_050_ssd_voc"):
-        model = create_model(name, num_classes=6, **({"size": (96, 96)} if "ssd" in name else {}))
+        options: dict[str, Any] = {"size": (96, 96)} if "ssd" in name else {}
+        model = create_model(name, num_classes=6, **options)
         predictors.append(Predictor(model, resized(model.preprocessing, (96, 96)), numbered(6)))
     for number in range(count):
         predictors[number % 3](pictures[number % 20])

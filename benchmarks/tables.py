@@ -44,9 +44,9 @@ def markdown(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str
     return "\n".join(f"| {' | '.join(map(shown, line))} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def listed(file: str, *columns: str) -> str:
-    """The rows of a result file, of which some columns are shown."""
-    return markdown(columns, ([row.get(column) for column in columns] for row in result(file)["rows"]))
+def listed(file: str, *columns: str, table: str = "rows") -> str:
+    """The rows of a result file, or another table in it, of which some columns are shown."""
+    return markdown(columns, ([row.get(column) for column in columns] for row in result(file)[table]))
 
 
 def pivoted(file: str, sides: Sequence[str], across: str, wanted: Sequence[object], value: str) -> str:
@@ -265,6 +265,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale": partial(
         listed, "scale", "words", "text_mb", *(f"{part}_{unit}" for part in PARTS for unit in ("seconds", "mb"))
     ),
+    "processes": partial(listed, "scale", "processes", "tokens_per_second", table="processes"),
+    "softmax": partial(listed, "scale", "softmax_head", "step_seconds", "most_mb", table="softmax"),
     "soak": partial(
         listed, "soak", "work", "minutes", *(f"{when}_{what}" for what in ("mb", "files") for when in WHEN)
     ),

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ class _Parts(Dataset):
         return b"".join(chunks), counts
 
 
-def _as_it_is(part: tuple[bytes, np.ndarray]) -> tuple[bytes, np.ndarray]:
+def _as_it_is(part: Any) -> Any:
     return part
 
 
