@@ -241,10 +241,13 @@ class RunFolder:
         """Whether there is a checkpoint."""
         return self.state_path.exists() or self.previous_path.exists()
 
-    def load_state(self) -> dict[str, Any] | None:
+    def load_state(self, *, remove_damaged: bool = False) -> dict[str, Any] | None:
         """Read the last checkpoint to the CPU; None if none was saved yet.
 
         Where it is damaged, a warning names it and the one before it is taken.
+
+        Args:
+            remove_damaged: Remove what is damaged, so that the next checkpoint leaves the one taken as it is.
 
         Raises:
             ValueError: No whole checkpoint is left, or it holds more than tensors and plain values.
@@ -264,6 +267,8 @@ class RunFolder:
             if not isinstance(state, dict):
                 raise ValueError(f"{path} must hold a dict, got {type(state).__name__}")
             if faults:
+                if remove_damaged:
+                    self.state_path.unlink(missing_ok=True)
                 warn_once(f"{faults[0]}; the checkpoint before it, {path.name}, is taken in its place")
             return state
         raise faults[0]

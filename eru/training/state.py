@@ -138,7 +138,7 @@ class TrainingState:
         Raises:
             ValueError: The checkpoint is lost, broken, or of another model or optimiser.
         """
-        saved = folder.load_state()
+        saved = folder.load_state(remove_damaged=ranks.is_main)
         ranks.barrier()  # No process may write a first checkpoint before every other one has looked for it.
         if saved is not None:
             try:

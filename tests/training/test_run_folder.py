@@ -290,6 +290,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, recwarn)
         run.load_state()
 
 
+def test_after_a_damaged_checkpoint_the_next_one_leaves_the_one_taken_as_it_is(run):
+    run.save_state({"step": 1})
+    run.save_state({"step": 2})
+    for damage in (b"", b"damaged"):
+        run.state_path.write_bytes(damage)
+        with pytest.warns(UserWarning, match="is taken in its place"):
+            assert run.load_state() == {"step": 1}
+        assert run.state_path.read_bytes() == damage  # Who only looks changes nothing.
+        assert run.load_state(remove_damaged=True) == {"step": 1}
+        assert not run.state_path.exists()
+        run.save_state({"step": 3})
+    run.state_path.write_bytes(b"damaged too")
+    assert run.load_state() == {"step": 1}
+
+
 def test_a_kill_between_the_two_renamings_of_a_save_loses_one_checkpoint_at_most(run, monkeypatch):
     run.save_state({"step": 1})
     run.save_state({"step": 2})

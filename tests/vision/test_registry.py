@@ -157,9 +157,9 @@ def test_a_reset_where_the_model_is():
             "multi_label=True: .*_seg_voc has no such option .* pyramid_width",
         ),
         ("espnetv2_050_ssd_voc", {"size": 512}, "size=512: must be height and width"),
-        ("espnetv2_050", {"num_classes": -1}, "num_classes=-1: must be a whole number, at least 0"),
-        ("espnetv2_050_seg_voc", {"num_classes": 0}, "num_classes=0: must be a whole number, at least 1"),
-        ("espnetv2_050_ssd_voc", {"num_classes": 1}, "num_classes=1: must be a whole number, at least 2"),
+        ("espnetv2_050", {"num_classes": -1}, "num_classes=-1: must be a whole number, from 0 to 1,000,000"),
+        ("espnetv2_050_seg_voc", {"num_classes": 0}, "num_classes=0: must be a whole number, from 1 to 1,000,000"),
+        ("espnetv2_050_ssd_voc", {"num_classes": 1}, "num_classes=1: must be a whole number, from 2 to 1,000,000"),
         ("espnetv2_050", {"features_only": True, "image_levels": (2,)}, r"image_levels=\(2,\): .* no such option"),
         ("espnetv2_050", {"features_only": True, "dropout": 0.1}, "dropout=0.1: .* it has width, in_channels, conv"),
         ("espnetv2_050", {"in_chans": 1}, "in_chans=1: .* no such option here; in_channels is meant; it has width"),
@@ -200,7 +200,7 @@ def test_every_kind_of_whole_number_counts(name, kind, tmp_path):
     for option, value in counts.items():
         for wrong in (float(value), -value, True, str(value), None if option == "num_classes" else 0):
             if wrong is not None:
-                with pytest.raises(ValueError, match=f"{option}={wrong!r}: must be a whole number, at least"):
+                with pytest.raises(ValueError, match=f"{option}={wrong!r}: must be a whole number, (at least|from)"):
                     vision.create_model(name, device="meta", **{option: wrong})
 
 
