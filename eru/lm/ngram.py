@@ -6,7 +6,7 @@ ValueError. Of the evaluated ones the first is not predicted, as by a language m
 
 import numpy as np
 
-_CHUNK = 1 << 23  # tokens counted at once, so that memory grows with the distinct pairs alone
+_CHUNK = 1 << 22  # tokens counted at once
 
 
 def unigram_perplexity(train_ids: np.ndarray, eval_ids: np.ndarray, vocab_size: int) -> float:
@@ -35,17 +35,25 @@ def bigram_perplexity(train_ids: np.ndarray, eval_ids: np.ndarray, vocab_size: i
         1.143
     """
     _check(train_ids, eval_ids, vocab_size)
-    pairs, counts = _pair_counts(train_ids, vocab_size)
-    before, after = np.divmod(pairs, vocab_size)
-    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
-    discount = once / (once + 2 * twice) if once else 0.5
-    context = np.bincount(before, weights=counts, minlength=vocab_size)
-    followers = np.bincount(before, minlength=vocab_size)
-    continuation = _add_one(np.bincount(after, minlength=vocab_size))
-
     v, w = eval_ids[:-1].astype(np.int64), eval_ids[1:].astype(np.int64)
-    place = np.minimum(np.searchsorted(pairs, v * vocab_size + w), len(pairs) - 1)
-    seen = np.where(pairs[place] == v * vocab_size + w, counts[place], 0)
+    wanted, seen = v * vocab_size + w, np.zeros(len(v), np.int64)
+    context, followers, preceding = (np.zeros(vocab_size, np.int64) for _ in range(3))
+    once = twice = 0
+    # The pairs of a large text are counted part by part, by their first token, so that few are in memory at a time.
+    parts = 1 + len(train_ids) // _CHUNK
+    for part in range(parts):
+        pairs, counts = _pair_counts(train_ids, vocab_size, part, parts)
+        if not len(pairs):
+            continue
+        once, twice = once + int((counts == 1).sum()), twice + int((counts == 2).sum())
+        before, after = np.divmod(pairs, vocab_size)
+        context += np.bincount(before, weights=counts, minlength=vocab_size).astype(np.int64)
+        followers += np.bincount(before, minlength=vocab_size)
+        preceding += np.bincount(after, minlength=vocab_size)
+        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        seen += np.where(pairs[place] == wanted, counts[place], 0)
+    discount = once / (once + 2 * twice) if once else 0.5
+    continuation = _add_one(preceding)
     known = context[v] > 0
     weight = np.where(known, discount * followers[v] / np.maximum(context[v], 1), 1.0)
     kept = np.maximum(seen - discount, 0) / np.maximum(context[v], 1)
@@ -65,12 +73,17 @@ def _counts(ids: np.ndarray, vocab_size: int) -> np.ndarray:
     return sum((np.bincount(chunk, minlength=vocab_size) for chunk in chunks), np.zeros(vocab_size, np.int64))
 
 
-def _pair_counts(ids: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every distinct pair of neighbours as ``first * vocab_size + second``, sorted, and how often it occurs."""
+def _pair_counts(ids: np.ndarray, vocab_size: int, part: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct pairs of neighbours as ``first * vocab_size + second``, sorted, and how often each occurs.
+
+    Of several parts each has the pairs whose first token leaves its number as the remainder.
+    """
     pairs, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     for start in range(0, len(ids) - 1, _CHUNK):
-        chunk = ids[start : start + _CHUNK + 1].astype(np.int64)
-        new_pairs, new_counts = np.unique(chunk[:-1] * vocab_size + chunk[1:], return_counts=True)
+        chunk = ids[start : start + _CHUNK + 1]
+        ours = chunk[:-1] % parts == part
+        first, second = chunk[:-1][ours].astype(np.int64), chunk[1:][ours]
+        new_pairs, new_counts = np.unique(first * vocab_size + second, return_counts=True)
         pairs, place = np.unique(np.concatenate([pairs, new_pairs]), return_inverse=True)
         counts = np.bincount(place, weights=np.concatenate([counts, new_counts])).astype(np.int64)
     return pairs, counts
