@@ -66,7 +66,7 @@ def read_metadata(content: bytes) -> dict[str, str]:
     """What a safetensors file says of its tensors; nothing where it says nothing, or is another kind of file."""
     try:
         metadata = json.loads(content[8 : _data_start(content)])["__metadata__"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
 

@@ -179,7 +179,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter where lists in lists have no end
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 

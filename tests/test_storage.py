@@ -96,7 +96,7 @@ def test_write_json_refuses_what_json_cannot_say(tmp_path, value, error):
     assert read_json(tmp_path / "x.json") == "old"
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"half": ', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, b"", b'{"half": ', b"\xff\xfe", b"[" * 99_999])
 def test_read_json_names_the_bad_file(tmp_path, content):
     path = tmp_path / "bad.json"
     if content is not None:

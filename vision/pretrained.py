@@ -94,7 +94,7 @@ class WeightsFile:
             return {"name": self.record.model}
         try:
             return dict(json.loads(read_metadata(self.content)[_ARCHITECTURE]))
-        except (ValueError, KeyError, TypeError):  # another kind of file
+        except (ValueError, KeyError, TypeError, RecursionError):  # another kind of file
             return {}
 
 

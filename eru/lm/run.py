@@ -114,6 +114,9 @@ def open_folder(path: str | Path) -> tuple[RunFolder, Recipe]:
         recipe = read_recipe(folder.config["recipe"])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{folder.config_path} is broken: {error}") from error
+    for name in ("versions", "start"):
+        if not isinstance(folder.config.get(name, {}), dict):
+            raise ValueError(f"{folder.config_path} is broken: {name!r} is no object")
     return replace(folder, config={**folder.config, "recipe": asdict(recipe)}), recipe
 
 

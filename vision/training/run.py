@@ -86,10 +86,27 @@ def open_run(path: str | Path) -> VisionRun:
     if folder.config.get("kind") != _KIND:
         raise ValueError(f"{path} holds no vision model: kind={folder.config.get('kind')!r} in its config.json")
     try:
+        _check_shape(folder.config)
         recipe, dataset = read_recipe(folder.config["recipe"]), _read(Dataset, folder.config["dataset"])
         return VisionRun(folder, recipe, dataset, _read(Preprocessing, folder.config["preprocessing"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder.config_path} is broken: {error}") from error
+
+
+def _check_shape(config: dict[str, Any]) -> None:
+    """Raise ValueError where what other code takes from a config is not there, or of another type."""
+    kinds = {"model": {"name": str, "num_classes": int}, "data": {"layout": str, "root": str, "splits": list}}
+    for name, wanted in kinds.items():
+        found = config.get(name)
+        if not isinstance(found, dict):
+            raise ValueError(f"{name!r} is {found!r}: must be an object")
+        for key, kind in wanted.items():
+            if not isinstance(found.get(key), kind):
+                raise ValueError(f"{key!r} of {name!r} is {found.get(key)!r}: must be of the type {kind.__name__}")
+    if not all(isinstance(split, str) for split in config["data"]["splits"]):
+        raise ValueError(f"'splits' of 'data' is {config['data']['splits']!r}: must be names")
+    if not isinstance(config["data"].get("start", {}), dict):
+        raise ValueError(f"'start' of 'data' is {config['data']['start']!r}: must be an object")
 
 
 def run_config(

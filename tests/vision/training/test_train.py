@@ -1,7 +1,7 @@
 """Training of all four tasks on small pictures: what it leaves behind, and that a stop changes nothing."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from PIL import Image
 import vision.training.loop as loop
 from eru.training import NonFiniteLossError, RunFolder
 from vision import create_model, save_weights
+from vision.datasets import numbered
+from vision.preprocessing import Preprocessing
 from vision.training.loop import train
 from vision.training.recipes import make_recipe
 from vision.training.run import open_run
@@ -220,3 +222,34 @@ def test_weights_to_start_from_are_named_once_unless_no_checkpoint_holds_them(sh
     with pytest.raises(ValueError, match=r"killed before it held the weights to start from.*--weights"):
         run(tiny("classify"), shapes, out, resume=True)
     assert run(tiny("classify"), shapes, out, resume=True, weights=before, max_steps=1).steps == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("model", 1e308, "'model' is 1e\\+308: must be an object"),
+        ("model", {"name": "espnetv2_050"}, "'num_classes' of 'model' is None"),
+        ("model", {"name": [], "num_classes": 2}, "'name' of 'model' is "),
+        ("data", None, "'data' is None"),
+        ("data", {"layout": "voc", "root": "x", "splits": "train"}, "'splits' of 'data' is 'train'"),
+        ("data", {"layout": "voc", "root": "x", "splits": [1, 2]}, "'splits' of 'data' is .*: must be names"),
+        ("data", {"layout": "voc", "root": "x", "splits": [], "start": 3}, "'start' of 'data' is 3"),
+        ("recipe", {"name": "mine"}, "no recipe"),
+        ("dataset", [], "config.json is broken"),
+        ("preprocessing", {"size": "large"}, "config.json is broken"),
+    ],
+)
+def test_a_config_of_another_shape_is_named(tmp_path, part, value, said):
+    config = {
+        "kind": "vision-model",
+        "recipe": asdict(tiny("classify")),
+        "model": {"name": "espnetv2_050", "num_classes": 2},
+        "dataset": asdict(numbered(2)),
+        "preprocessing": asdict(Preprocessing((32, 32))),
+        "data": {"layout": "imagenet", "root": "pictures", "splits": ["train", "val"]},
+    }
+    RunFolder.create(tmp_path / "whole", config)
+    assert open_run(tmp_path / "whole").task == "classify"
+    RunFolder.create(tmp_path / "run", {**config, part: value})
+    with pytest.raises(ValueError, match=rf"run/config\.json is broken: .*{said}|{said}"):
+        open_run(tmp_path / "run")
