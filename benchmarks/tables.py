@@ -273,7 +273,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "shapes": partial(
         listed, "shapes", "task", "model", "from", "epochs", "minutes", "quality", "untrained", "trained"
     ),
-    "loading": partial(listed, "vision_data", "task", "model", "training", "loading_0", "loading_1"),
     "cell": partial(listed, "cell", "batch", *SIZES, "cell", "forward_ms", "forward_backward_ms"),
     "vision": partial(
         pivoted, "vision_inference", PICTURES, "way", ["eager, channels last", "vision.optimize"], "ratio"
