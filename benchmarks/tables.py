@@ -236,21 +236,13 @@ def readme() -> str:
     return markdown(["", "ours", "its authors'", "a peer's"], rows)
 
 
-def faults() -> str:
-    """What struck how many trainings, and how many came to something else than without it."""
-    rows = result("faults")["rows"]
-    kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
-    columns = ("training", "faults", *kinds, "runs", "unequal")
-    return markdown(columns, ([({**row, **row["kinds"]}).get(name) for name in columns] for row in rows))
-
-
 LAYERS = ("ERU", "ERU, torch's fused LSTM", "ERU naive loop")
 PARTS, WHEN = ("check", "vocabulary", "encode", "train"), ("early", "late", "most")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
 TABLES: dict[str, Callable[[], str]] = {
     **{
         table.__name__: table
-        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, small_ptb, stdlib, faults, readme)
+        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, small_ptb, stdlib, readme)
     },
     "recurrent_groups_small": partial(seeds_together, "recurrent_groups_small"),
     "recurrent_groups_paper": partial(seeds_together, "recurrent_groups_paper-7m"),
