@@ -254,11 +254,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
     "fuzz": partial(listed, "fuzz", "case", "answered", "refused", "fault"),
-    "scale": partial(
-        listed, "scale", "words", "text_mb", *(f"{part}_{unit}" for part in PARTS for unit in ("seconds", "mb"))
-    ),
-    "processes": partial(listed, "scale", "processes", "tokens_per_second", table="processes"),
-    "softmax": partial(listed, "scale", "softmax_head", "step_seconds", "most_mb", table="softmax"),
+    "scale": partial(listed, "scale", "words", "text_mb", *(f"{part}_mb" for part in PARTS)),
+    "softmax": partial(listed, "scale", "softmax_head", "most_mb", table="softmax"),
     "soak": partial(
         listed, "soak", "work", "minutes", *(f"{when}_{what}" for what in ("mb", "files") for when in WHEN)
     ),

@@ -177,10 +177,8 @@ class RunFolder:
         for line in self.metrics_path.read_bytes().split(b"\n"):
             try:
                 records.append(json.loads(line))
-            except (
-                ValueError,
-                RecursionError,
-            ):  # The line is empty or cut off: a proper beginning of an object is never JSON itself.
+            # The line is empty or cut off: a proper beginning of an object is never JSON itself.
+            except (ValueError, RecursionError):
                 continue
         return records
 
