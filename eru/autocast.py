@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from eru.tracing import is_exporting
+
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The type in which products of ``x`` are computed here: autocast's where it is on, else its own.
@@ -32,4 +34,6 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
         torch.float32
     """
     kind = x.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    if kind == "meta" or (is_exporting() and not torch.is_autocast_enabled(kind)):
+        return nullcontext()  # A file of torch.export cannot hold the switch, and needs none where nothing is on.
+    return torch.autocast(kind, enabled=False)

@@ -169,6 +169,23 @@ class EESPGates(nn.Module):
                 return compiled.Dense.apply(self._sizes, shape, self._dense, *self._weights)
             return self._dense(*self._weights)
 
+    def two_factors(self) -> tuple[Tensor, Tensor] | None:
+        """Two matrices that stand for the whole map, where they hold fewer numbers than :meth:`dense_weight`.
+
+        Returns:
+            What the reduce and the branches make of the input (K d, M); and the expand, of which each group reads its
+            own part of that and makes its part of every gate: (groups, S, H / groups, K d / groups). ``None`` where
+            the dense matrix is smaller, or every gate has a unit of its own.
+        """
+        if self.units > 1 or self.size % self.expand_groups:
+            return None
+        first = self.branches * self.width * self.input_size
+        if first + self.expand_weight.numel() >= self.input_size * self.output_size:
+            return None
+        return self._branched_reduce(), self.expand_weight.view(
+            self.expand_groups, self.gates, self.size // self.expand_groups, -1
+        )
+
     @property
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.reduce_weight, self.branch_weight, self.expand_weight

@@ -3,6 +3,9 @@
 import torch
 from torch.autograd import forward_ad
 
+# Before torch 2.7 an export cannot be told from a compilation, and counts as none.
+is_exporting = getattr(torch.compiler, "is_exporting", bool)
+
 
 def is_transformed() -> bool:
     """Whether torch.func or forward mode is at work.

@@ -10,6 +10,7 @@ import click
 import torch
 
 import eru
+from eru_cli.export import export
 from eru_cli.lm import lm_eval, lm_generate, lm_train
 from eru_cli.paper import paper
 from eru_cli.predict import predict
@@ -63,5 +64,9 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-for command in (lm_train, lm_eval, lm_generate, vision_train, vision_eval, vision_shapes, predict, summary, paper):
+for command in (
+    *(lm_train, lm_eval, lm_generate),
+    *(vision_train, vision_eval, vision_shapes, predict),
+    *(export, summary, paper),
+):
     main.add_command(command)

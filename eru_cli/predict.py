@@ -9,7 +9,7 @@ from eru_cli.options import answer, as_json, device, parse_size, resolve_device,
 from vision.batch import Failure, answer_files
 from vision.datasets import read_labels
 from vision.pictures import as_address, passed_over
-from vision.predictor import load_predictor
+from vision.predictor import Predictor, load_predictor
 from vision.training.run import open_run
 
 
@@ -45,13 +45,7 @@ def predict(
     """
     shape = None if size is None else parse_size("--size", size)
     options |= {"size": shape, "device": resolve_device(device)}
-    if (Path(model) / "config.json").exists():
-        if weights != "DEFAULT" or options.pop("num_classes") is not None or labels is not None or multi_label:
-            raise ValueError(f"--model {model}: a run folder has its own weights and classes: leave the options out")
-        predictor = open_run(model).predictor(**options)
-    else:
-        names = None if labels is None else read_labels(labels)
-        predictor = load_predictor(model, weights, labels=names, multi_label=multi_label, **options)
+    predictor = open_predictor(model, weights, labels, multi_label=multi_label, **options)
     results, failures, lines = [], [], []
     interrupted = False
     try:
@@ -81,3 +75,13 @@ def predict(
         raise SystemExit(130)
     if failures:
         raise SystemExit(2)
+
+
+def open_predictor(model: str, weights: str, labels: str | None, *, multi_label: bool, **options: Any) -> Predictor:
+    """The predictor of a run folder, or of a model by its name with weights that are published or lie in a file."""
+    if not (Path(model) / "config.json").exists():
+        names = None if labels is None else read_labels(labels)
+        return load_predictor(model, weights, labels=names, multi_label=multi_label, **options)
+    if weights != "DEFAULT" or options.pop("num_classes") is not None or labels is not None or multi_label:
+        raise ValueError(f"{model}: a run folder has its own weights and classes: leave the options out")
+    return open_run(model).predictor(**options)

@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "eru": ("vision", "eru_cli"),
     "eru/training": ("eru.lm", "vision", "eru_cli"),
+    "eru/edge": ("eru.lm", "vision", "eru_cli"),
+    "eru_runtime": ("eru", "vision", "eru_cli", "torch"),
     "vision": ("eru.lm", "eru_cli"),
 }
 

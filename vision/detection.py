@@ -202,11 +202,26 @@ class Detector(Network):
     def _detect(
         self, confidences: Tensor, locations: Tensor, priors: Tensor, sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """The best boxes of every image after suppression."""
+        """The best boxes of every image, in its pixels."""
+        boxes, labels, scores = self.best(confidences, locations, priors)
+        results = []
+        for i, image_size in enumerate(sizes):
+            found = (scores[i] >= 0).nonzero().squeeze(-1)
+            scale = boxes.new_tensor(image_size[::-1] * 2)  # width, height, width, height
+            results.append({"boxes": boxes[i, found] * scale, "labels": labels[i, found], "scores": scores[i, found]})
+        return results
+
+    def best(self, confidences: Tensor, locations: Tensor, priors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best boxes of every image after suppression, of what :meth:`raw` gives, as many for each image.
+
+        Returns:
+            Boxes (N, k, 4) in corner form, relative to the image, labels (N, k) and scores (N, k), the best first. A
+            score of -1 says that there is no box.
+        """
         boxes = to_corners(decode(locations.float(), priors)).clamp(0, 1)  # (N, P, 4)
         scores = confidences.float().softmax(dim=-1)[..., 1:].transpose(1, 2)  # (N, C - 1, P)
 
-        # Fixed numbers of candidates and detections keep every shape but the last selection's known to a compiler.
+        # Fixed numbers of candidates and detections keep every shape known to a compiler.
         candidates = min(self.top_k, len(priors))
         scores, ranked = scores.topk(candidates)  # (N, C - 1, k)
         # Every class of every image gets the boxes in the order of its own scores.
@@ -216,14 +231,7 @@ class Detector(Network):
         scores = torch.where(nms_mask(boxes, valid, self.nms_threshold), scores, -1).flatten(1)
         scores, best = scores.topk(min(self.top_k, scores.shape[1]))
         # Classes lie one after the other, each with its candidates, so a place tells the class; 0 is the background.
-        boxes, labels = boxes.flatten(1, 2)[image[:, 0], best], best // candidates + 1
-
-        results = []
-        for i, image_size in enumerate(sizes):
-            found = (scores[i] >= 0).nonzero().squeeze(-1)
-            scale = boxes.new_tensor(image_size[::-1] * 2)  # width, height, width, height
-            results.append({"boxes": boxes[i, found] * scale, "labels": labels[i, found], "scores": scores[i, found]})
-        return results
+        return boxes.flatten(1, 2)[image[:, 0], best], best // candidates + 1, scores
 
 
 def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eru import StridedEESP
 from eru.eesp import EESP
+from eru.tracing import is_exporting
 
 
 class ConvNormAct(nn.Sequential):
@@ -96,13 +97,38 @@ class EfficientPyramid(nn.Module):
             return convolve(y)
         other = _scaled(size[0], scale), _scaled(size[1], scale)
         if scale < 1:
-            return resize(convolve(F.adaptive_avg_pool2d(y, other)), size)
-        return F.adaptive_avg_pool2d(convolve(resize(y, other)), size)
+            return resize(convolve(pool_to(y, other)), size)
+        return pool_to(convolve(resize(y, other)), size)
 
 
 @torch.fx.wrap  # Python's arithmetic, which a traced graph calls as a whole
-def _scaled(side: int, scale: float) -> int:
-    return max(5, math.ceil(side * scale))
+def _scaled(side: int, scale: float) -> Any:
+    return torch.sym_max(5, math.ceil(side * scale))  # a whole number, or while exporting one that is not yet known
+
+
+def pool_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Adaptive average pooling of (N, C, H, W) to a height and a width.
+
+    Example:
+        >>> pool_to(torch.tensor([[[[1.0, 2.0, 6.0]]]]), (1, 2))
+        tensor([[[[1.5000, 4.0000]]]])
+    """
+    if not is_exporting():
+        return F.adaptive_avg_pool2d(x, size)  # pyright: ignore[reportArgumentType]
+    # Other runtimes have no such operator, and a graph for one size would pick every cell by itself; two products do.
+    rows, columns = (_pooling(x, axis, wanted) for axis, wanted in zip((2, 3), size, strict=True))
+    return rows @ x @ columns.t()
+
+
+def _pooling(x: Tensor, axis: int, wanted: int) -> Tensor:
+    """The matrix (wanted, side) whose rows are the means over what each cell sees of an axis of that side."""
+    side = x.shape[axis]
+    cell = torch.arange(wanted, device=x.device).unsqueeze(1)
+    place = torch.arange(side, device=x.device)
+    # Cell i reaches from floor(i side / wanted) to ceil((i + 1) side / wanted), the latter not included.
+    seen = (cell * side < (place + 1) * wanted) & ((cell + 1) * side > place * wanted)
+    seen = seen.to(x.dtype)
+    return seen / seen.sum(dim=1, keepdim=True)
 
 
 class EfficientPointwise(nn.Module):

@@ -17,15 +17,13 @@ from torch import Tensor
 from eru.autocast import product_dtype, without_autocast
 from eru.lengths import without_padding
 from eru.recurrence import cpu, fused, naive
-from eru.tracing import is_transformed
+from eru.tracing import is_exporting, is_transformed
 from eru.warn import warn_once
 
 __all__ = ["Backend", "lstm_scan", "resolve_backend"]
 
 Backend = Literal["auto", "naive", "cpu", "fused", "export"]
 _backends = get_args(Backend)
-# Before torch 2.7 an export cannot be told from a compilation; it then keeps the CPU path's operator, not a scan.
-_is_exporting = getattr(torch.compiler, "is_exporting", bool)
 
 
 def lstm_scan(
@@ -116,7 +114,7 @@ def resolve_backend(backend: str, gates: Tensor, *, has_mask: bool = False) -> s
         ('cpu', 'naive')
     """
     source = "backend"
-    if backend == "auto" and not _is_exporting():
+    if backend == "auto" and not is_exporting():
         source, backend = "ERU_BACKEND", os.environ.get("ERU_BACKEND") or "auto"
     if backend not in _backends:
         raise ValueError(f"{source}={backend!r}: must be one of {', '.join(_backends)}")
@@ -127,7 +125,7 @@ def resolve_backend(backend: str, gates: Tensor, *, has_mask: bool = False) -> s
         warn_once(f"{source}={backend!r} cannot run: {reason}; another way is taken", stacklevel=3)
     if gates.shape[0] == 1 and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
         return "naive"
-    if _is_exporting():
+    if is_exporting():
         return "export"
     fast = "cpu" if gates.device.type == "cpu" else "fused"
     return "naive" if _refusal(fast, gates, has_mask) else fast

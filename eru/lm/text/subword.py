@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import sentencepiece
 
@@ -109,6 +109,15 @@ class SentencePieceTokenizer:
             file.write(self._model)
         digest = hashlib.sha256(self._model).hexdigest()
         save_sealed_json({"kind": self.kind, "model": digest}, Path(folder) / "tokenizer.json")
+
+    def plain(self) -> dict[str, Any]:
+        """All that encodes and decodes, as JSON can express it, for programs without sentencepiece."""
+        ask, ids = self._processor, range(self.vocab_size)
+        kinds = {"unknown": ask.is_unknown, "control": ask.is_control, "byte": ask.is_byte}
+        types = [next((kind for kind, is_kind in kinds.items() if is_kind(i)), "normal") for i in ids]
+        pieces, scores = [ask.id_to_piece(i) for i in ids], [ask.get_score(i) for i in ids]
+        fields = {"kind": self.kind, "unknown": self.unknown, "eos": self.eos}
+        return {**fields, "pieces": pieces, "scores": scores, "types": types}
 
     def encode(self, line: str) -> list[int]:
         """The ids of one line's pieces.

@@ -71,9 +71,12 @@ class _VocabularyTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` into ``folder``, which is made where it is missing."""
-        fields = {"kind": self.kind, "unknown": self.unknown, "eos": self.eos, "types": self.types}
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_sealed_json(fields, Path(folder) / "tokenizer.json")
+        save_sealed_json(self.plain(), Path(folder) / "tokenizer.json")
+
+    def plain(self) -> dict[str, Any]:
+        """All that encodes and decodes, as JSON can express it, for programs without this package."""
+        return {"kind": self.kind, "unknown": self.unknown, "eos": self.eos, "types": self.types}
 
     def encode(self, line: str) -> list[int]:
         """The ids of one line's units, ``unknown`` for those that have none."""

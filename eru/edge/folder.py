@@ -1,0 +1,157 @@
+"""The folder that ships: the file of a model, what it needs besides, and export.json, which describes both."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from torch import Tensor
+
+import eru
+from eru.edge.graph import Graph, Run
+from eru.edge.onnx import OPSET, open_onnx, to_onnx
+from eru.storage import draft_of, write_json
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Format = Literal["onnx", "pt2", "executorch"]
+_ENDS = {"onnx": "onnx", "pt2": "pt2", "executorch": "pte"}
+_NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "executorch": ("executorch",)}
+_EXTRAS = {"onnx": "export", "executorch": "executorch"}
+TOLERANCE = 1e-4  # between a runtime's answers in float32 and PyTorch's, for answers of at most 1; else in proportion
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model in a draft of its folder.
+
+    Attributes:
+        path: The model's file.
+        run: The same, opened in the runtime that it is for.
+    """
+
+    path: Path
+    run: Run
+
+
+def check_format(format: str, quantize: str, quantizations: Sequence[str]) -> None:
+    """Refuse a format, or a form of int8, that is not known, does not go together, or needs what is not installed.
+
+    Raises:
+        ValueError: One of these.
+    """
+    if format not in get_args(Format):
+        raise ValueError(f"format={format!r}: must be one of {', '.join(get_args(Format))}")
+    if quantize not in quantizations:
+        raise ValueError(f"quantize={quantize!r}: must be one of {', '.join(quantizations)}")
+    if quantize != "none" and format != "onnx":
+        raise ValueError(f"quantize={quantize!r}: only format='onnx' has int8 here, and format={format!r} was given")
+    missing = [name for name in _NEEDS[format] if find_spec(name) is None]
+    if missing:
+        extra = _EXTRAS[format]
+        raise ValueError(f"format={format!r}: needs {', '.join(missing)}, which `pip install 'eru[{extra}]'` brings")
+
+
+@contextmanager
+def new_export(out: str | Path) -> Iterator[Path]:
+    """Make the folder ``out``, which appears once everything in it is written and verified.
+
+    Raises:
+        ValueError: Something is in its place.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"out={str(out)!r} is there already: choose a folder that is not")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with draft_of(out) as draft:
+        draft.mkdir()
+        yield draft
+
+
+def write_model(
+    folder: Path,
+    graph: Graph,
+    format: Format,
+    *,
+    quantize: "Callable[[ModelProto], ModelProto] | None" = None,
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> Written:
+    """Write a graph into a folder, and open it.
+
+    Args:
+        folder: Where the file comes.
+        graph: What is exported.
+        format: How it is written.
+        quantize: What is done to the ONNX model before.
+        translations: As for :func:`eru.edge.onnx.to_onnx`.
+    """
+    path = folder / f"model.{_ENDS[format]}"
+    if format == "onnx":
+        import onnx
+
+        model = to_onnx(graph, translations)
+        onnx.save(model if quantize is None else quantize(model), path)
+        return Written(path, open_onnx(path))
+    if format == "pt2":
+        from eru.edge.pt2 import open_pt2, write_pt2
+
+        write_pt2(graph, path)
+        return Written(path, open_pt2(path))
+    from eru.edge.executorch import open_executorch, write_executorch
+
+    write_executorch(graph, path)
+    return Written(path, open_executorch(path))
+
+
+def largest_difference(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest difference between a runtime's answers and PyTorch's; beyond 1 in proportion to the answers.
+
+    Raises:
+        ValueError: The answers have other shapes.
+
+    Example:
+        >>> import torch
+        >>> round(largest_difference([torch.tensor([1.0, 20.0])], [torch.tensor([1.0, 20.2])]), 4)
+        0.0099
+    """
+    largest = 0.0
+    for ours, theirs in zip(wanted, made, strict=True):
+        if ours.shape != theirs.shape:
+            raise ValueError(f"the export gives the shape {tuple(theirs.shape)}, PyTorch {tuple(ours.shape)}")
+        if ours.numel():
+            scale = max(1.0, ours.double().abs().max().item())
+            largest = max(largest, (ours.double() - theirs.double()).abs().max().item() / scale)
+    return largest
+
+
+def require(holds: bool, found: str) -> None:
+    """Refuse an export that does not do what the model does.
+
+    Raises:
+        ValueError: It ``holds`` not; ``found`` says by how much.
+    """
+    if not holds:
+        raise ValueError(f"the export was verified, and is not kept: {found}")
+
+
+def write_record(folder: Path, written: Written, graph: Graph, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Write export.json: what the model is, what goes in and out, by what it was made, and what was verified."""
+    format = fields["format"]
+    versions = {name: version(name) for name in ("torch", *_NEEDS[format])}
+    record = {
+        **fields,
+        **({"opset": OPSET} if format == "onnx" else {}),
+        "file": written.path.name,
+        "sha256": hashlib.sha256(written.path.read_bytes()).hexdigest(),
+        "bytes": written.path.stat().st_size,
+        **graph.signature(),
+        "dynamic": {name: {"least": graph.least.get(name, 1)} for name in graph.dimensions},
+        "versions": {"eru": eru.__version__, **versions},
+    }
+    write_json(folder / "export.json", record)
+    return record

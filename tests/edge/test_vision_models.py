@@ -1,0 +1,216 @@
+"""Exports of vision models, compared with the models themselves, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eru.edge import quantize
+from vision import edge, list_models, load_predictor
+from vision.edge import export, share_found
+from vision.export_form import export_form
+from vision.layers import pool_to
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+SMALL = ["espnetv2_050", "espnetv2_050_seg_voc", "espnetv2_050_ssd_voc"]
+
+
+def calibrated(name, size=(96, 128), **options):
+    """A predictor with drawn weights whose normalisations have seen pictures, so that outputs are of about 1."""
+    torch.manual_seed(0)
+    predictor = load_predictor(name, None, size=size, **options)
+    model = predictor.model.train()
+    for seed in range(3):
+        images = edge._images(predictor, size, 4, seed)
+        with torch.no_grad():
+            model.raw(images) if hasattr(model, "raw") else model(images)
+    model.eval()
+    # Drawn heads make nearly the same scores of every picture, on which nothing could be seen.
+    head = model.get_classifier()
+    with torch.no_grad():
+        if isinstance(head, torch.nn.Linear):
+            images = edge._images(predictor, size, 16, seed=5)
+            head.weight *= 1 / model(images).std(dim=0).unsqueeze(1)
+            head.bias -= model(images).mean(dim=0)
+        else:
+            for parameter in head.parameters():
+                parameter *= 30
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return calibrated("espnetv2_050", num_classes=6)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return calibrated("espnetv2_050_ssd_voc", num_classes=4)
+
+
+def onnx_outputs(folder, image):
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(array) for array in session.run(None, {"image": image.numpy()})]
+
+
+def model_outputs(predictor, image):
+    model = predictor.model
+    with torch.no_grad():
+        made = model.raw(image) if hasattr(model, "raw") else model(image)
+    return list(made) if isinstance(made, tuple) else [made["out"] if isinstance(made, dict) else made]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_form_that_is_exported_equals_every_model(name):
+    predictor = calibrated(name, (64, 64))
+    image = edge._images(predictor, (64, 64), 2, seed=9)
+    form = export_form(predictor.model)
+    with torch.no_grad():
+        made = form.raw(image) if hasattr(form, "raw") else form(image)
+    made = list(made) if isinstance(made, tuple) else [made["out"] if isinstance(made, dict) else made]
+    torch.testing.assert_close(made, model_outputs(predictor, image), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("slopes", [[0.25, 1.0], [0.5, 1.5], [-0.3, 0.0]])
+def test_prelu_in_other_operators_is_exact(slopes):
+    prelu = torch.nn.PReLU(2)
+    prelu.weight = torch.nn.Parameter(torch.tensor(slopes))
+    x = torch.randn(3, 2, 4, 5)
+    torch.testing.assert_close(export_form(torch.nn.Sequential(prelu))(x), prelu(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"), [((7, 9), (5, 5)), ((30, 41), (5, 21)), ((5, 5), (5, 5)), ((3, 4), (6, 5))]
+)
+def test_pooling_by_matrices_is_adaptive_pooling(sides, size):
+    x = torch.randn(2, 3, *sides, dtype=torch.float64)
+
+    class Pool(torch.nn.Module):
+        def forward(self, x):
+            return pool_to(x, size)
+
+    exported = torch.export.export(Pool(), (x,)).module()
+    assert not any("adaptive" in str(node.target) for node in exported.graph.nodes)
+    torch.testing.assert_close(exported(x), torch.nn.functional.adaptive_avg_pool2d(x, size))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_kind_of_model_exports_for_any_number_of_pictures(name, tmp_path):
+    predictor = calibrated(name)
+    record = export(predictor, tmp_path / "out", batch="dynamic")
+    assert record["verified"]["batches"] == [1, 3]
+    image = edge._images(predictor, (96, 128), 5, seed=7)
+    made, wanted = onnx_outputs(tmp_path / "out", image), model_outputs(predictor, image)
+    torch.testing.assert_close(made[: len(wanted)], wanted, atol=2e-4, rtol=1e-4)
+    assert (tmp_path / "out" / "labels.txt").read_text().splitlines() == list(predictor.dataset.categories)
+    assert json.loads((tmp_path / "out" / "export.json").read_text()) == json.loads(json.dumps(record))
+
+
+def test_any_height_and_width(classifier, tmp_path):
+    record = export(classifier, tmp_path / "out", batch="dynamic", size="dynamic")
+    assert record["inputs"][0]["shape"] == ["batch", 3, "height", "width"]
+    assert record["dynamic"]["height"] == {"least": 33}
+    for count, size in ((1, (33, 200)), (2, (150, 71))):
+        image = edge._images(classifier, size, count, seed=1)
+        torch.testing.assert_close(
+            onnx_outputs(tmp_path / "out", image), model_outputs(classifier, image), atol=2e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.slow
+def test_a_segmenter_of_any_height_and_width(tmp_path):
+    predictor = calibrated("espnetv2_050_seg_voc", num_classes=3)
+    export(predictor, tmp_path / "out", size="dynamic")
+    for size in ((64, 64), (33, 81), (201, 130)):
+        image = edge._images(predictor, size, 1, seed=1)
+        torch.testing.assert_close(
+            onnx_outputs(tmp_path / "out", image), model_outputs(predictor, image), atol=2e-4, rtol=1e-4
+        )
+
+
+def test_boxes_that_are_chosen_inside_are_those_of_the_model(detector, tmp_path):
+    export(detector, tmp_path / "out", nms=True)
+    image = edge._images(detector, (96, 128), 1, seed=3)
+    boxes, labels, scores = onnx_outputs(tmp_path / "out", image)
+    with torch.no_grad():
+        [wanted] = detector.model(image)
+    found = scores[0] >= 0
+    assert found.sum() == len(wanted["scores"]) > 5
+    scale = torch.tensor([128.0, 96.0, 128.0, 96.0])
+    torch.testing.assert_close(scores[0][found], wanted["scores"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(boxes[0][found] * scale, wanted["boxes"], atol=1e-2, rtol=0)
+    assert labels[0][found].tolist() == wanted["labels"].tolist()
+
+
+def test_a_box_that_is_missing_or_moved_counts():
+    boxes, labels, scores = torch.rand(1, 4, 4), torch.tensor([[1, 1, 2, 2]]), torch.tensor([[0.9, 0.7, 0.5, -1]])
+    moved = boxes.clone()
+    moved[0, 0, 0] += 0.1
+    assert share_found([moved, labels, scores], [boxes, labels, scores]) == pytest.approx(2 / 3)
+    assert share_found([boxes, 3 - labels, scores], [boxes, labels, scores]) == 0
+
+
+def test_weights_in_int8(classifier, tmp_path):
+    exact = export(classifier, tmp_path / "exact")
+    small = export(classifier, tmp_path / "small", quantize="int8-weights")
+    assert small["bytes"] < 0.6 * exact["bytes"]
+    assert small["verified"]["largest_change_of_a_probability"] < 0.05
+
+
+def test_int8_from_pictures(classifier, tmp_path, monkeypatch):
+    for number in range(6):
+        image = np.random.default_rng(number).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "pictures" / f"{number}.png")
+    monkeypatch.setattr(edge, "_CHANGE", 1.0)  # of drawn weights nothing better can be asked
+    export(classifier, tmp_path / "out", quantize="int8", calibrate=tmp_path / "pictures")
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
+def test_an_export_that_is_wrong_is_not_kept(classifier, tmp_path, monkeypatch):
+    def zeros(model):
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) == 4:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
+        return model
+
+    monkeypatch.setattr(quantize, "quantize_weights", zeros)
+    with pytest.raises(ValueError, match=r"not kept: a probability differs from PyTorch's by 0\.\d+, above 0.05"):
+        export(classifier, tmp_path / "out", quantize="int8-weights")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_executorch(name, tmp_path):
+    pytest.importorskip("executorch")
+    export(calibrated(name, (64, 64)), tmp_path / "out", format="executorch")
+
+
+def test_pt2(classifier, tmp_path):
+    record = export(classifier, tmp_path / "out", format="pt2", batch="dynamic")
+    assert record["verified"]["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("classifier", {"size": (16, 16)}, r"size=\(16, 16\): must be a height and a width of at least 32"),
+        ("detector", {"size": "dynamic"}, "size='dynamic': the priors of a detector belong to one size"),
+        ("classifier", {"size": "dynamic", "format": "executorch"}, "size='dynamic': format='executorch' plans"),
+        ("classifier", {"batch": 0}, "batch=0: must be at least 1, or 'dynamic'"),
+        ("classifier", {"nms": True}, "nms=True: only a detector has boxes"),
+        ("detector", {"nms": True, "format": "executorch"}, "nms=True: format='executorch' has no such operator"),
+        ("classifier", {"quantize": "int8"}, "quantize='int8': needs calibrate"),
+        ("classifier", {"calibrate": "pictures"}, "calibrate='pictures': only quantize='int8' takes ranges"),
+        ("classifier", {"quantize": "int4"}, "quantize='int4': must be one of none, int8-weights, int8"),
+    ],
+)
+def test_bad_options(kind, options, message, tmp_path, request):
+    with pytest.raises(ValueError, match=message):
+        export(request.getfixturevalue(kind), tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
