@@ -5,7 +5,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eru.eesp import EESP, Convolution, Layer
+from eru.eesp import EESP, Convolution, Layer, convolve
+from eru.tracing import is_exporting
 
 _pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -101,7 +102,7 @@ class StridedEESP(nn.Module):
 
     def halve(self, x: Tensor) -> Tensor:
         """Both halves of the channels, before the shortcut and the activation."""
-        return torch.cat([_halve(x, self.eesp.ndim), self.eesp(x)], dim=1)
+        return torch.cat([pool_by_two(x, self.eesp.ndim), self.eesp(x)], dim=1)
 
 
 @torch.fx.wrap  # how often it pools depends on the sizes, so a traced graph calls it as a whole
@@ -113,12 +114,24 @@ def _pool_to(image: Tensor | None, shape: torch.Size) -> Tensor:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected {len(shape)} dimensions")
     pooled, size = image, shape[2:]
     while any(have > want for have, want in zip(pooled.shape[2:], size, strict=True)):
-        pooled = _halve(pooled, len(size))
+        pooled = pool_by_two(pooled, len(size))
     if pooled.shape[2:] != size:
         given = tuple(image.shape[2:])
         raise ValueError(f"image of size {given}: halving it never gives the size {tuple(size)} of the result")
     return pooled
 
 
-def _halve(x: Tensor, ndim: int) -> Tensor:
+def pool_by_two(x: Tensor, ndim: int) -> Tensor:
+    """Average pooling of 3 by 3 places, or as many as there are dimensions, that halves each size and rounds up.
+
+    Places outside of the map count as zeros.
+
+    Example:
+        >>> pool_by_two(torch.ones(1, 1, 4), 1)
+        tensor([[[0.6667, 1.0000]]])
+    """
+    if is_exporting():
+        # Of two ways to the same, every runtime is quick at this one.
+        weight = x.new_full((x.shape[1], 1, *(3,) * ndim), 3.0**-ndim)
+        return convolve[ndim](x, weight, stride=2, padding=1, groups=x.shape[1])
     return _pool[ndim](x, kernel_size=3, stride=2, padding=1)

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from eru import EESP2d
 from eru.eesp import Convolution
+from eru.strided import pool_by_two
 from vision.layers import ConvNormAct, PublishedDown, init_weights
 from vision.options import whole_number
 
@@ -202,10 +202,10 @@ class ESPNetv2(nn.Module):
         recomputed = self.checkpointing and self.training
         # Pooling 3x3 with stride 2 and padding 1 halves the image and rounds up, as each level does with its map. The
         # image is pooled once for each level, and so is always as large as the result of the level that is fed it.
-        image = F.avg_pool2d(x, 3, 2, 1)
+        image = pool_by_two(x, 2)
         maps = [self.level1(x)]
         for level in range(2, depth + 1):
-            image = F.avg_pool2d(image, 3, 2, 1)
+            image = pool_by_two(image, 2)
             part = getattr(self, f"level{level}")
             maps.append(_recomputed(part, maps[-1], image) if recomputed else part(maps[-1], image))
         return maps

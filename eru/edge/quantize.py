@@ -70,19 +70,19 @@ def _share_tables(model: "ModelProto") -> None:
 
 
 def quantize_weights(model: "ModelProto") -> "ModelProto":
-    """The same model with the weights of its convolutions kept in int8, one scale for each output channel.
+    """The same model with its weights kept in int8, one scale for each output, for a smaller file.
 
-    They are turned back into float32 when the file is opened, so the answers come as soon as before; the file is
-    smaller.
+    They are turned back into float32 when the file is opened, so the answers come as soon as before.
     """
     import onnx
     from onnx import helper, numpy_helper
 
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= _LEAST}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        name = node.input[1] if node.op_type == "Conv" else ""
-        if name in weights and np.prod(weights[name].dims) >= _LEAST:
+        # Of these the outputs are the first axis of the weight.
+        name = node.input[1] if node.op_type in ("Conv", "Gemm") else ""
+        if name in weights and len(weights[name].dims) > 1:
             values = numpy_helper.to_array(weights[name])
             scale = np.abs(values).reshape(len(values), -1).max(axis=1) / 127
             scale[scale == 0] = 1

@@ -133,19 +133,31 @@ class _CellForm(nn.Module):
         for number, weight in enumerate(blocks):
             self.register_buffer(f"weight{number}", weight.contiguous())
         bias = cell.weight_hh.new_zeros(4 * cell.hidden_size) if cell.bias is None else cell.bias
-        self.bias = nn.Buffer(bias.view(4, self.count, size).transpose(0, 1).flatten(1).unsqueeze(0).clone())
+        for number, part in enumerate(bias.view(4, self.count, size).transpose(0, 1).flatten(1)):
+            self.register_buffer(f"bias{number}", part.clone())
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The next state of (B, H) each, from an input (B, M)."""
-        inputs = (x @ self.first).chunk(self.count, dim=1) if self.has_factors else [x] * self.count
+        if self.has_factors:
+            x = x @ self.first
+        if self.count == 1:
+            return _lstm(torch.cat([x, h], dim=1) @ self.get_buffer("weight0") + self.get_buffer("bias0"), c)
+        # Blocks have an axis of their own, (B, R, ...), which costs a runtime less than to take them apart.
+        x = x.unflatten(1, (self.count, -1)) if self.has_factors else x.unsqueeze(1).expand(-1, self.count, -1)
+        inputs = torch.cat([x, h.unflatten(1, (self.count, -1))], dim=2)
         products = [
-            torch.cat([part, slice_of_h], dim=1) @ getattr(self, f"weight{number}")
-            for number, (part, slice_of_h) in enumerate(zip(inputs, h.chunk(self.count, dim=1), strict=True))
+            part @ self.get_buffer(f"weight{number}") + self.get_buffer(f"bias{number}")
+            for number, part in enumerate(inputs.split(1, dim=1))
         ]
-        gates = torch.stack(products, dim=1) + self.bias  # (B, R, 4 H / R)
-        i, f, g, o = (gate.flatten(1) for gate in gates.chunk(4, dim=2))
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        h, c = _lstm(torch.cat(products, dim=1), c.unflatten(1, (self.count, -1)))
+        return h.flatten(1), c.flatten(1)
+
+
+def _lstm(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The next h and c (..., H) of all gates (..., 4 H)."""
+    i, f, g, o = gates.chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
 
 
 def _linear(weight: Tensor) -> nn.Linear:
