@@ -21,6 +21,7 @@ from typing import Any
 from environment import RESULTS
 
 from eru.storage import atomic_write, read_json
+from vision.weights import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
@@ -236,14 +237,103 @@ def readme() -> str:
     return markdown(["", "ours", "its authors'", "a peer's"], rows)
 
 
+def readme_edge() -> str:
+    """The time of a token or a picture in ONNX Runtime, relative to PyTorch's for the same model."""
+    names = {"ptb-awd-7m": "language model, 7 M", "awd-15m": "language model, 15 M"}
+    names |= {"espnetv2_200": "classifier", "espnetv2_200_seg_voc": "segmenter", "espnetv2_200_ssd_voc": "detector"}
+    found: dict[tuple[str, str], float] = {(row["model"], row["way"]): row["ratio"] for row in result("edge")["rows"]}
+    ways = ("ONNX", "ONNX int8")
+    lines = [(shown, *(found.get((model, way)) for way in ways)) for model, shown in names.items()]
+    return markdown(["one thread, relative to PyTorch", "ONNX Runtime", "in int8"], lines)
+
+
+def digits() -> str:
+    """The accuracy on scikit-learn's digits, in per cent, with and without two parts of EESP."""
+    rows = result("digits")["rows"]
+    measures = ("mean", "least", "most")
+    lines = [(row["form"], row["seeds"], row["epochs"], *(100 * row[name] for name in measures)) for row in rows]
+    return markdown(["form", "seeds", "epochs", *(f"{name}, %" for name in measures)], lines)
+
+
+def widths() -> str:
+    """One layer of several widths beside an LSTM's, as the newest commit that was measured runs them."""
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for row in result("commits")["rows"]:
+        if case := re.fullmatch(r"(ERU|nn\.LSTM) (\d+ to \d+, \d+ steps of \d+), (forward.*)", row["case"]):
+            found.setdefault(case[2], {})[case[1], case[3]] = row["today_ms"]
+    lines = []
+    for layer, times in found.items():
+        parts = [(times["ERU", what], times["nn.LSTM", what]) for what in ("forward and backward", "forward")]
+        lines.append((layer, *(cell for ours, theirs in parts for cell in (ours, theirs, ours / theirs))))
+    columns = [f"{what}{part}" for what in ("training, ", "forward, ") for part in ("ERU ms", "LSTM ms", "ratio")]
+    return markdown(["layer", *columns], lines)
+
+
+def paper(beginning: str) -> str:
+    """The rows of a table of the ESPNetv2 paper, as the command `paper` counts them."""
+    lines = []
+    for row in result("paper")["rows"]:
+        if row["table"].startswith(beginning):
+            ours = row["ours"] if isinstance(row["ours"], int) else f"{row['ours']:.2f} {row['unit']}"
+            verdict = "; ".join(filter(None, (row["verdict"], row["note"])))
+            lines.append(
+                (row["quantity"].replace("|", "/"), f"{row['printed']} {row['unit']}".rstrip(), ours, verdict)
+            )
+    return markdown(["", "the paper", "ours", ""], lines)
+
+
+def perplexity_beside_paper() -> str:
+    """The paper's two language models beside ours of equal size."""
+    ours = [("7 M", "73.63", "ptb-awd-7m-120"), ("15 M", "63.47", "ptb-awd-15m")]
+    runs = [(size, printed, result(f"ptb/{name}")) for size, printed, name in ours]
+    rows = [(size, printed, run["exact_test_perplexity"], epochs(run)) for size, printed, run in runs]
+    return markdown(["parameters", "the paper's test perplexity", "ours", "our epochs"], rows)
+
+
+def authors() -> str:
+    """What the authors print of each file of weights that they have published."""
+    rows = []
+    for name, weights in WEIGHTS.items():
+        size = "{}x{}".format(*weights.preprocessing.size)
+        metrics = ", ".join(f"{metric} {value:.2f}" for metric, value in weights.metrics.items())
+        rows.append((f"`{name}`", weights.dataset.title, size, metrics or None))
+    return markdown(["weights", "data", "size", "the authors' figures, in per cent"], rows)
+
+
 LAYERS = ("ERU", "ERU, torch's fused LSTM", "ERU naive loop")
 PARTS, WHEN = ("check", "vocabulary", "encode", "train"), ("early", "late", "most")
 SIZES, PICTURES = ("input_size", "hidden_size"), ("model", "height", "width", "batch", "threads")
+EDGE = ["eru.optimize", "vision.optimize", "ONNX", "ONNX int8", "ONNX, weights in int8", "ExecuTorch"]
+EDGE += ["ONNX LSTM of equal size", "ONNX MobileNetV2"]
 TABLES: dict[str, Callable[[], str]] = {
     **{
         table.__name__: table
-        for table in (ptb, course, adapted, ablation, input_maps, input_maps_small, small_ptb, stdlib, readme)
+        for table in (
+            ptb,
+            course,
+            adapted,
+            ablation,
+            input_maps,
+            input_maps_small,
+            small_ptb,
+            stdlib,
+            digits,
+            readme_edge,
+            readme,
+            widths,
+        )
     },
+    "paper_convolutions": partial(paper, "Table 1"),
+    "paper_units": partial(paper, "Sections 3.2"),
+    "paper_classifiers": partial(paper, "Table 2"),
+    "paper_segmenters": partial(paper, "Fig. 7"),
+    "paper_detectors": partial(paper, "Table 3"),
+    "paper_language_models": partial(paper, "Table 4"),
+    "paper_perplexity": perplexity_beside_paper,
+    "paper_ablated_convolutions": partial(paper, "Table 5"),
+    "paper_ablated_parts": partial(paper, "Table 6"),
+    "paper_model_tables": partial(paper, "Not the paper"),
+    "authors": authors,
     "recurrent_groups_small": partial(seeds_together, "recurrent_groups_small"),
     "recurrent_groups_paper": partial(seeds_together, "recurrent_groups_paper-7m"),
     "layer": partial(pivoted, "recurrence", (*SIZES, "threads"), "layer", LAYERS, "ratio_to_lstm"),
@@ -262,6 +352,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "shapes": partial(
         listed, "shapes", "task", "model", "from", "epochs", "minutes", "quality", "untrained", "trained"
     ),
+    "loading": partial(listed, "vision_data", "task", "model", "training", "loading_0", "loading_1"),
+    "edge": partial(pivoted, "edge", ("model",), "way", EDGE, "ratio"),
+    "edge_ms": partial(listed, "edge", "model", "way", "ms", "mb"),
     "cell": partial(listed, "cell", "batch", *SIZES, "cell", "forward_ms", "forward_backward_ms"),
     "vision": partial(
         pivoted, "vision_inference", PICTURES, "way", ["eager, channels last", "vision.optimize"], "ratio"

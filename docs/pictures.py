@@ -1,10 +1,12 @@
-"""The picture of README: docs/overview.png.
+"""The diagrams of the documents: docs/overview.png and docs/recurrence.png.
 
-    python docs/pictures.py [--weights FILE] [--out FILE]
+    python docs/pictures.py [overview] [--weights FILE] [--out FILE]
+    python docs/pictures.py recurrence [--out FILE]
 
-On the left it shows the EESP unit and the ERU cell as a diagram, on the right what the published segmentation network
+The overview shows the EESP unit and the ERU cell as a diagram, and beside it what the published segmentation network
 finds in docs/astronaut.jpg, a photograph of NASA in the public domain. Without --weights the network's published file
-is downloaded. Needs the extras `plots` and `vision`.
+is downloaded. The recurrence shows a layer over time, and the recurrent map of a gate. Needs the extras `plots` and
+`vision`.
 """
 
 import argparse
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyBboxPatch
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from PIL.Image import Image
 
 import vision
@@ -122,35 +124,91 @@ def draw_cell(diagram: Diagram, top: float) -> None:
         diagram.text(1083, y, name, size=14)
 
 
-def draw(picture: Image) -> Figure:
-    """The whole figure around a segmented picture."""
-    figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
+def draw_steps(diagram: Diagram) -> None:
+    """A layer over four steps: the input maps at once, then the chain of recurrent products."""
+    columns = [150 + 275 * number for number in range(4)]
+    diagram.box(40, 1085, 90, 160, "input maps: a few large products for all steps at once", POINTWISE)
+    diagram.text(20, 302, "$h_0$\n$c_0$", size=13, linespacing=1.5)
+    diagram.arrow((40, 302), (80, 302))
+    for step, x in enumerate(columns, start=1):
+        diagram.text(x, 32, f"$x_{step}$", size=14)
+        diagram.arrow((x, 52), (x, 90))
+        diagram.arrow((x, 160), (x, 262))
+        diagram.text(x + 10, 210, f"$\\mathrm{{gates}}_{step}$", ha="left", size=SMALL)
+        diagram.box(x - 70, x + 70, 262, 342, "sum, gates,\ncell", GATE, size=SMALL, linespacing=1.4)
+        diagram.arrow((x, 342), (x, 402))
+        diagram.text(x, 422, f"$h_{step}$", size=14)
+        if step < len(columns):
+            diagram.arrow((x + 70, 302), (x + 205, 302))
+            diagram.text(x + 137, 320, f"$W_{{hh}}\\,h_{step}$", size=SMALL)
+
+
+def draw_map(diagram: Diagram, left: float, blocks: int, words: str) -> None:
+    """The recurrent map of one gate, cut into blocks: what is coloured are its weights."""
+    bottom, side = 130, 240
+    share = side / blocks
+    for number in range(blocks):
+        corner = (left + number * share, bottom + side - (number + 1) * share)
+        diagram.axes.add_patch(Rectangle(corner, share, share, facecolor=BRANCH, edgecolor=INK, linewidth=1.1))
+    frame = Rectangle((left, bottom), side, side, fill=False, edgecolor=INK, linewidth=1.1)
+    diagram.axes.add_patch(frame)
+    diagram.text(left + side / 2, bottom + side + 22, "reads $h_{t-1}$", size=SMALL)
+    diagram.text(left - 16, bottom + side / 2, "units of a gate", size=SMALL, rotation=90)
+    diagram.text(left + side / 2, bottom - 52, words, size=SMALL, linespacing=1.6)
+
+
+def blank(height: int) -> tuple[Figure, Diagram]:
+    """A white figure of full width, and what draws on it."""
+    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    diagram = Diagram(axes)
-    title = {"ha": "left", "size": 13, "weight": "bold"}
-    diagram.text(20, 768, "EESP unit: a wide view for few weights", **title)
+    axes.set(xlim=(0, WIDTH), ylim=(0, height), aspect="auto")
+    return figure, Diagram(axes)
+
+
+TITLE = {"ha": "left", "size": 13, "weight": "bold"}
+
+
+def draw_overview(picture: Image) -> Figure:
+    """The whole figure around a segmented picture."""
+    figure, diagram = blank(HEIGHT)
+    diagram.text(20, 768, "EESP unit: a wide view for few weights", **TITLE)
     draw_unit(diagram, 700)
-    diagram.text(20, 408, "ERU cell: an LSTM whose input maps are EESP units", **title)
+    diagram.text(20, 408, "ERU cell: an LSTM whose input maps are EESP units", **TITLE)
     draw_cell(diagram, 340)
-    diagram.text(1180, 768, "ESPNetv2: the unit in two dimensions", **title)
-    axes.imshow(picture, extent=(1180, 1776, 140, 736), interpolation="lanczos")
+    diagram.text(1180, 768, "ESPNetv2: the unit in two dimensions", **TITLE)
+    diagram.axes.imshow(picture, extent=(1180, 1776, 140, 736), interpolation="lanczos")
     caption = "espnetv2_200_seg_voc with its authors' weights.\nIt takes the rocket for a bottle."
     diagram.text(1180, 96, caption, ha="left", size=SMALL, linespacing=1.5)
-    axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="auto")
+    diagram.axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="auto")  # which the picture has changed
+    return figure
+
+
+def draw_recurrence() -> Figure:
+    """A layer over time, and the recurrent map of a gate without groups and in four."""
+    figure, diagram = blank(500)
+    diagram.text(20, 468, "A layer over time: only the recurrent products wait for each other", **TITLE)
+    draw_steps(diagram)
+    diagram.text(1180, 468, "The recurrent map of one gate", **TITLE)
+    draw_map(diagram, 1210, 1, "one map: $H^2$ weights\n(recurrent_groups=1)")
+    draw_map(diagram, 1530, 4, "four blocks: $H^2/4$ weights\n(recurrent_groups=4)")
     return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the picture."""
+    """Draw one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["overview", "recurrence"], nargs="?", default="overview")
     parser.add_argument("--weights", default="DEFAULT", help="a file of the network's weights")
-    parser.add_argument("--out", type=Path, default=FOLDER / "overview.png")
+    parser.add_argument("--out", type=Path, help="by default docs/NAME.png")
     args = parser.parse_args(arguments)
-    predict = vision.load_predictor("espnetv2_200_seg_voc", args.weights)
-    overlay = predict(FOLDER / "astronaut.jpg").render()[".png"]
-    with atomic_write(args.out, "wb") as file:
-        draw(overlay).savefig(file, format="png", pil_kwargs={"optimize": True})
+    if args.name == "overview":
+        predict = vision.load_predictor("espnetv2_200_seg_voc", args.weights)
+        figure = draw_overview(predict(FOLDER / "astronaut.jpg").render()[".png"])
+    else:
+        figure = draw_recurrence()
+    with atomic_write(args.out or FOLDER / f"{args.name}.png", "wb") as file:
+        figure.savefig(file, format="png", pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":

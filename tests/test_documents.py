@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 PROGRAM = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 TABLE = re.compile(r"<!-- table: .*?<!-- end -->", re.DOTALL)
+ROOMS = "eru|eru_cli|eru_runtime|vision|benchmarks|examples|docs|tests"
 NAMES = [document.name for document in DOCUMENTS]
+GUIDES = [document for document in DOCUMENTS if PROGRAM.search(document.read_text(encoding="utf-8"))]
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +98,18 @@ def test_no_test_figure_and_no_ablation_is_kept_back():
     assert {f"{perplexity:.2f}" for perplexity in held} <= set(re.findall(r"\d+\.\d\d", told))
 
 
+def test_the_papers_page_has_every_row_of_its_file(tables):
+    counted = [name for name in tables.TABLES if name.startswith("paper_") and name != "paper_perplexity"]
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    assert [name for name in counted if f"<!-- table: {name} -->" not in page] == []
+    shown = sum(len(tables.TABLES[name]().splitlines()) - 2 for name in counted)
+    assert shown == len(tables.result("paper")["rows"])
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_every_file_that_a_document_names_is_there(document):
     text = document.read_text(encoding="utf-8")
-    named = set(re.findall(r"\b(?:eru|eru_cli|vision|benchmarks|examples|docs)/[\w/-]+\.(?:py|c|md|png|jpg)\b", text))
+    named = set(re.findall(rf"(?<![\w/])(?:{ROOMS})/[\w/-]+\.(?:py|c|md|png|jpg|json)\b", text))
     linked = {(document.parent / path).relative_to(ROOT) for path in re.findall(r"\]\((?!http)([^)#]+)\)", text)}
     assert [path for path in sorted(map(str, named | linked)) if not (ROOT / path).exists()] == []
 
@@ -109,6 +119,9 @@ def workplace(tmp_path, monkeypatch):
     """A folder to run programs in, with the published file and the photograph that they read, and a little text."""
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.txt").write_text("the company said it had said no .\n" * 40)
+    for number in range(2):
+        (tmp_path / "texts" / f"part {number}").mkdir(parents=True)
+        (tmp_path / "texts" / f"part {number}" / "one.txt").write_text("It had said so, and no more.\n\n" * 40)
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "astronaut.jpg", tmp_path / "docs")
     if reference := os.environ.get("ERU_REFERENCE"):
@@ -121,11 +134,20 @@ def workplace(tmp_path, monkeypatch):
 @pytest.mark.skipif("ERU_REFERENCE" not in os.environ, reason="needs the authors' weights: set ERU_REFERENCE")
 @pytest.mark.usefixtures("workplace")
 def test_the_picture_can_be_drawn_anew(monkeypatch):
+    draw(monkeypatch, "overview", (1800, 800))
+
+
+@pytest.mark.usefixtures("workplace")
+def test_the_diagram_of_the_recurrence_can_be_drawn_anew(monkeypatch):
+    draw(monkeypatch, "recurrence", (1800, 500))
+
+
+def draw(monkeypatch, name, size):
     monkeypatch.syspath_prepend(ROOT / "docs")
-    importlib.import_module("pictures").main(["--out", "overview.png"])
-    for path in ("overview.png", ROOT / "docs" / "overview.png"):
+    importlib.import_module("pictures").main([name, "--out", f"{name}.png"])
+    for path in (f"{name}.png", ROOT / "docs" / f"{name}.png"):
         with Image.open(path) as picture:
-            assert picture.size == (1800, 800)
+            assert picture.size == size
 
 
 def masked(text):
@@ -133,11 +155,13 @@ def masked(text):
     return re.sub(r"\d+(\.\d+)?", "0", text)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/from-lstm.md", "docs/language-models.md", "docs/vision.md"])
+@pytest.mark.parametrize("document", GUIDES, ids=[document.name for document in GUIDES])
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script", "ignore:The .grad attribute of a Tensor"
+)  # torch's own exporter
 @pytest.mark.usefixtures("workplace")
-def test_the_programs_of_a_document_print_what_it_says(name, capsys):
-    programs = PROGRAM.findall((ROOT / name).read_text(encoding="utf-8"))
-    assert programs
+def test_the_programs_of_a_document_print_what_it_says(document, capsys):
+    programs = PROGRAM.findall(document.read_text(encoding="utf-8"))
     variables = {}
     for program, printed in programs:
         if "load_predictor" in program and "ERU_REFERENCE" not in os.environ:

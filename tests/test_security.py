@@ -19,7 +19,9 @@ from vision import create_model, save_weights
 from vision.data import open_data, write_shapes
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [path for room in ("eru", "vision", "eru_cli") for path in sorted((ROOT / room).rglob("*.py"))]
+SOURCES = [
+    path for room in ("eru", "eru_runtime", "vision", "eru_cli") for path in sorted((ROOT / room).rglob("*.py"))
+]
 
 
 class Malicious:

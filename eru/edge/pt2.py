@@ -1,5 +1,6 @@
 """A graph as a file of ``torch.export``, for C++ programs with libtorch and for AOTInductor."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from eru.edge.graph import Graph, Run
 
 def write_pt2(graph: Graph, path: Path) -> None:
     """Write the graph."""
-    torch.export.save(graph.trace(), path)
+    content = io.BytesIO()  # torch's own way to a file raises no OSError where the disk is full
+    torch.export.save(graph.trace(), content)
+    path.write_bytes(content.getvalue())
 
 
 def open_pt2(path: Path) -> Run:

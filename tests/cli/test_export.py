@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +104,23 @@ def test_every_option_belongs_to_one_kind_or_to_both():
     names = {parameter.name for parameter in command.export.params}
     shared = {"model", "out", "format", "batch", "quantize", "web", "as_json"}
     assert names == shared | set(command._OF_LANGUAGE) | set(command._OF_VISION)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from eru_cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as it does on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of files")
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_a_full_disk_leaves_nothing(format, trained, tmp_path):
+    folder, _ = trained
+    arguments = ["export", str(folder), "--format", format, "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"Error: \[Errno \d+\] .*: '.*out'\n", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
