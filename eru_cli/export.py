@@ -11,11 +11,12 @@ from eru.lm.run import trained_names
 from eru.storage import read_json
 from eru_cli.options import answer, as_json, parse_size, say
 from eru_cli.predict import open_predictor
+from vision.detection import Detector
 from vision.edge import export as export_vision_model
 from vision.registry import list_models
 
 _LANGUAGE, _VISION = "language model", "vision model"
-_OF_LANGUAGE, _OF_VISION = ("graph",), ("weights", "num_classes", "labels", "size", "nms", "calibrate")
+_OF_LANGUAGE, _OF_VISION = ("graph",), ("weights", "num_classes", "labels", "multi_label", "size", "nms", "calibrate")
 
 
 @click.command("export")
@@ -33,6 +34,7 @@ _OF_LANGUAGE, _OF_VISION = ("graph",), ("weights", "num_classes", "labels", "siz
 @click.option("--weights", metavar="FILE_OR_NAME", help="Of a vision model; by default its published ones.")
 @click.option("--num-classes", type=int, help="Of a vision model; by default as many as its weights.")
 @click.option("--labels", metavar="FILE", help="What a vision model's classes are called, one name a line.")
+@click.option("--multi-label", is_flag=True, help="A classifier's labels are independent; a .pth does not say so.")
 @click.option("--size", metavar="HxW|dynamic", help="A vision model's input; by default that of its training.")
 @click.option("--nms", is_flag=True, help="Choose a detector's boxes inside of the graph.")
 @click.option("--calibrate", metavar="FOLDER", help="Pictures for vision's --quantize int8.")
@@ -53,9 +55,9 @@ def export(model: str, out: str, batch: str, web: bool, as_json: bool, **options
     options["batch"] = "dynamic" if batch == "dynamic" else _number("--batch", batch)
     target = Path(out)
     if web:
-        _check_for_page(model, options)
+        _check_for_page(options)
         target /= "pictures" if is_vision else "text"
-    record = _export_vision(model, target, options) if is_vision else _export_language(model, target, options)
+    record = _export_vision(model, target, web, options) if is_vision else _export_language(model, target, options)
     if web:
         write_page(out)
     text = f"{target / record['file']}: {record['bytes'] / 1e6:.1f} MB, {_told(record['verified'])}"
@@ -77,15 +79,18 @@ def _export_language(model: str, out: Path, options: dict[str, Any]) -> dict[str
     return export_language_model(model, out, **{**options, "graph": options["graph"] or "step"})
 
 
-def _export_vision(model: str, out: Path, options: dict[str, Any]) -> dict[str, Any]:
+def _export_vision(model: str, out: Path, web: bool, options: dict[str, Any]) -> dict[str, Any]:
     size = options.pop("size")
     size = size if size in (None, "dynamic") else parse_size("--size", size)
     weights, labels = options.pop("weights") or "DEFAULT", options.pop("labels")
-    predictor = open_predictor(model, weights, labels, multi_label=False, num_classes=options.pop("num_classes"))
+    described = {name: options.pop(name) for name in ("num_classes", "multi_label")}
+    predictor = open_predictor(model, weights, labels, **described)
+    if web and isinstance(predictor.model, Detector) and not options["nms"]:
+        raise ValueError(f"--web: {model} finds boxes, so it needs --nms")
     return export_vision_model(predictor, out, size=size, **options)
 
 
-def _check_for_page(model: str, options: dict[str, Any]) -> None:
+def _check_for_page(options: dict[str, Any]) -> None:
     """Refuse what the page cannot run."""
     wanted = {"format": ("onnx",), "batch": (1,), "graph": (None, "step")}
     for name, values in wanted.items():
@@ -93,8 +98,6 @@ def _check_for_page(model: str, options: dict[str, Any]) -> None:
             raise ValueError(f"--{name} {options[name]}: --web needs {values[-1]}")
     if options.get("size") == "dynamic":
         raise ValueError("--size dynamic: --web needs one size")
-    if "_ssd_" in model and not options["nms"]:
-        raise ValueError(f"--web: {model} finds boxes, so it needs --nms")
 
 
 def _number(option: str, text: str) -> int:

@@ -1,8 +1,9 @@
 """Exporting vision models: the network, with the names of its classes and what it wants done to a picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,7 +60,7 @@ def export(
     calibrate: str | Path | None = None,
     nms: bool = False,
 ) -> dict[str, Any]:
-    """Write a vision model for another runtime, and verify it there on drawn pictures.
+    """Write a vision model for another runtime, and verify it there, on drawn pictures or those of ``calibrate``.
 
     The input ``image`` (N, channels, H, W) is a picture prepared as ``export.json`` says. What comes out:
 
@@ -109,9 +110,10 @@ def export(
 
         translations[torch.ops.eru.nms_mask.default] = in_onnx
     with new_export(out) as folder:
-        quantizer = _quantizer(predictor, graph, quantize, calibrate)
+        pictures = [] if calibrate is None else list_pictures([calibrate])[:_CALIBRATED]
+        quantizer = _quantizer(predictor, graph, quantize, pictures)
         written = write_model(folder, graph, format, quantize=quantizer, translations=translations)
-        verified = _verify(predictor, graph, written.run, nms, quantize)
+        verified = _verify(predictor, graph, written.run, nms, quantize, pictures)
         with atomic_write(folder / "labels.txt") as file:
             file.writelines(f"{name}\n" for name in predictor.dataset.categories)
         fields = {"format": format, "kind": kind, "name": model.name, "quantize": quantize, "labels": "labels.txt"}
@@ -174,19 +176,18 @@ def _answers(model: Any, size: tuple[int, int], nms: bool) -> nn.Module:
 
 
 def _quantizer(
-    predictor: Predictor, graph: Graph, quantize: Quantize, calibrate: str | Path | None
+    predictor: Predictor, graph: Graph, quantize: Quantize, pictures: list[Path]
 ) -> "Callable[[ModelProto], ModelProto] | None":
     """What turns the ONNX model into int8."""
     if quantize == "none":
         return None
     from eru.edge.quantize import quantize_convolutions, quantize_weights
 
-    if calibrate is None:
+    if not pictures:
         return quantize_weights
     shape = graph.inputs["image"].shape
-    paths = list_pictures([calibrate])[:_CALIBRATED]
     prepare = replace(predictor.preprocessing, size=(shape[2], shape[3]))
-    images = (prepare(open_picture(path)).expand(shape) for path in paths)
+    images = (prepare(open_picture(path)).expand(shape) for path in pictures)
     return partial(quantize_convolutions, inputs=[{"image": image.numpy()} for image in images], layers=_IN_INT8)
 
 
@@ -212,16 +213,23 @@ def _described(predictor: Predictor, graph: Graph, nms: bool) -> dict[str, Any]:
     return fields
 
 
-def _images(predictor: Predictor, size: tuple[int, int], count: int, seed: int) -> Tensor:
-    """Drawn pictures (N, C, H, W) as the network takes them."""
+def _images(
+    predictor: Predictor, size: tuple[int, int], count: int, seed: int, pictures: Sequence[Path] = ()
+) -> Tensor:
+    """So many pictures (N, C, H, W) as the network takes them: drawn ones, unless there are others."""
     model: Any = predictor.model
     rng, channels = np.random.default_rng(seed), model.backbone.in_channels
     prepare = replace(predictor.preprocessing, size=size, crop=None)
-    drawn = [draw_scene(rng, size, rng.permutation(len(SHAPES))[:3].tolist())[0] for _ in range(count)]
-    return torch.stack([prepare(picture) for picture in drawn])[:, torch.arange(channels) % 3].contiguous()
+    if pictures:
+        shown = [open_picture(path) for path, _ in zip(cycle(pictures), range(count), strict=False)]
+    else:
+        shown = [draw_scene(rng, size, rng.permutation(len(SHAPES))[:3].tolist())[0] for _ in range(count)]
+    return torch.stack([prepare(picture) for picture in shown])[:, torch.arange(channels) % 3].contiguous()
 
 
-def _verify(predictor: Predictor, graph: Graph, run: Run, nms: bool, quantize: Quantize) -> dict[str, Any]:
+def _verify(
+    predictor: Predictor, graph: Graph, run: Run, nms: bool, quantize: Quantize, pictures: list[Path]
+) -> dict[str, Any]:
     """Compare the runtime with the model itself, at sizes that the graph was not made with where it takes others."""
     example = graph.inputs["image"].shape
     batches = (1, 3) if "batch" in graph.dimensions else (example[0],)
@@ -229,19 +237,22 @@ def _verify(predictor: Predictor, graph: Graph, run: Run, nms: bool, quantize: Q
     if "height" in graph.dimensions:
         usual = predictor.preprocessing.size
         sizes = [usual if usual != _TRACED else _TRACED[::-1], _CHECKED]
-    segments = isinstance(predictor.model, Segmenter)
-    measure = share_found if nms else largest_difference if quantize == "none" else _agreement if segments else _change
+    model: Any = predictor.model
+    probabilities = model.probabilities if isinstance(model, Classifier) else partial(torch.softmax, dim=-1)
+    change = partial(_change, probabilities)
+    int8 = _agreement if isinstance(model, Segmenter) else change
+    measure = share_found if nms else largest_difference if quantize == "none" else int8
     found = []
     for size in sizes:
         reference = Graph(_answers(predictor.model, size, nms), graph.inputs, graph.outputs)
         for batch in batches:
-            images = _images(predictor, size, max(batch, _PICTURES // batch * batch), seed=batch)
+            images = _images(predictor, size, max(batch, _PICTURES // batch * batch), batch, pictures)
             found += [measure(run([part]), reference.run([part])) for part in images.split(batch)]
     checked = {"sizes": [list(size) for size in sizes], "batches": list(batches), "pictures": len(found)}
     if measure is largest_difference:
         require(max(found) <= TOLERANCE, f"it differs from PyTorch by {max(found):.2g}, above {TOLERANCE}")
         return {**checked, "largest_difference": max(found)}
-    if measure is _change:
+    if measure is change:
         require(max(found) <= _CHANGE, f"a probability differs from PyTorch's by {max(found):.3f}, above {_CHANGE}")
         return {**checked, "largest_change_of_a_probability": max(found)}
     what = "boxes" if nms else "pixels"
@@ -256,9 +267,9 @@ def _agreement(made: list[Tensor], wanted: list[Tensor]) -> float:
     return same.double().mean().item()
 
 
-def _change(made: list[Tensor], wanted: list[Tensor]) -> float:
+def _change(probabilities: Callable[[Tensor], Tensor], made: list[Tensor], wanted: list[Tensor]) -> float:
     """The largest change of a probability, of a picture's classes or of a prior's."""
-    return (made[0].softmax(dim=-1) - wanted[0].softmax(dim=-1)).abs().max().item()
+    return (probabilities(made[0]) - probabilities(wanted[0])).abs().max().item()
 
 
 def share_found(made: list[Tensor], wanted: list[Tensor]) -> float:

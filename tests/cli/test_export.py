@@ -78,7 +78,6 @@ def test_a_page_gets_a_tab_for_each_model(call, trained, weights, tmp_path):
         (["ptb-awd-7m", "--web", "--batch", "dynamic"], "--batch dynamic: --web needs 1"),
         (["ptb-awd-7m", "--web", "--graph", "sequence"], "--graph sequence: --web needs step"),
         (["espnetv2_050", "--web", "--size", "dynamic"], "--size dynamic: --web needs one size"),
-        (["espnetv2_050_ssd_voc", "--web"], "--web: espnetv2_050_ssd_voc finds boxes, so it needs --nms"),
         (["espnetv2_050", "--size", "big"], "--size 'big': must be HEIGHTxWIDTH"),
         (["ptb-awd-7m", "--format", "tflite"], "Invalid value for '--format': 'tflite' is not one of"),
     ],
@@ -86,6 +85,13 @@ def test_a_page_gets_a_tab_for_each_model(call, trained, weights, tmp_path):
 def test_bad_input(arguments, message, call, tmp_path):
     assert refusal(call("export", *arguments, "--out", tmp_path / "out")).startswith(message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_on_the_page_chooses_its_boxes(call, tmp_path):
+    path = tmp_path / "boxes.safetensors"
+    save_weights(create_model("espnetv2_050_ssd_voc", num_classes=3), path)
+    answer = call("export", "espnetv2_050_ssd_voc", "--weights", path, "--web", "--out", tmp_path / "page")
+    assert refusal(answer) == "--web: espnetv2_050_ssd_voc finds boxes, so it needs --nms"
 
 
 def test_an_option_of_the_other_kind_is_named_for_a_run_too(call, trained, tmp_path):
