@@ -247,6 +247,14 @@ def readme_edge() -> str:
     return markdown(["one thread, relative to PyTorch", "ONNX Runtime", "in int8"], lines)
 
 
+def faults() -> str:
+    """What struck how many trainings, and how many came to something else than without it."""
+    rows = result("faults")["rows"]
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
+    columns = ("training", "faults", *kinds, "runs", "unequal")
+    return markdown(columns, ([({**row, **row["kinds"]}).get(name) for name in columns] for row in rows))
+
+
 def digits() -> str:
     """The accuracy on scikit-learn's digits, in per cent, with and without two parts of EESP."""
     rows = result("digits")["rows"]
@@ -318,6 +326,7 @@ TABLES: dict[str, Callable[[], str]] = {
             small_ptb,
             stdlib,
             digits,
+            faults,
             readme_edge,
             readme,
             widths,

@@ -12,6 +12,7 @@ import torch
 import eru
 from eru_cli.export import export
 from eru_cli.lm import lm_eval, lm_generate, lm_train
+from eru_cli.options import program
 from eru_cli.paper import paper
 from eru_cli.predict import predict
 from eru_cli.summary import summary
@@ -32,10 +33,13 @@ class _Commands(click.Group):
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             sys.exit(0)
+        except click.UsageError as error:
+            command = f" {error.ctx.info_name}" if error.ctx and error.ctx.parent else ""
+            _fail(f"{error.format_message()} ({program()}{command} --help shows an example)")
         except click.ClickException as error:
             _fail(error.format_message())
         except click.Abort:
-            click.echo("Stopped.", err=True)
+            click.echo("Stopped: nothing is kept of what was done, and the same command starts it anew.", err=True)
             sys.exit(130)
         except (ValueError, OSError) as error:
             _fail(str(error))
@@ -69,4 +73,6 @@ for command in (
     *(vision_train, vision_eval, vision_shapes, predict),
     *(export, summary, paper),
 ):
+    # The docstrings are raw: their \b stands for the character by which click knows lines that stay as they are.
+    command.help = str(command.help).replace(r"\b", "\b").replace("python cli.py", program())
     main.add_command(command)

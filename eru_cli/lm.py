@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import click
@@ -10,12 +11,13 @@ import click
 from eru.lm.adapt.search import default_grid, parse_values
 from eru.lm.evaluation import evaluate
 from eru.lm.generation import generate, lacking
-from eru.lm.loop import train
-from eru.lm.recipes import RECIPES, make_recipe, parse_field
+from eru.lm.loop import Result, train
+from eru.lm.recipes import RECIPES, Recipe, make_recipe, parse_field
 from eru.lm.run import open_folder, open_run, trained_on, with_shape_of
 from eru.lm.text.corpus import load_corpus
-from eru.training import Interrupted
-from eru_cli.options import answer, as_json, data_dir, device, program, resolve_device, say, speaks
+from eru_cli.options import answer, as_json, data_dir, device, next_steps, resolve_device, resumable, say, speaks
+
+_SAMPLE = 60  # tokens of the text that a training ends with
 
 
 @click.command("lm-train")
@@ -47,9 +49,13 @@ def lm_train(
     fields: tuple[str, ...],
     **others: Any,
 ) -> None:
-    """Train a language model into a run folder.
+    r"""Train a language model into a run folder.
 
     --max-steps counts the steps of the whole run, from its very beginning.
+
+    \b
+    python cli.py lm-train --data stdlib
+    python cli.py lm-train --resume --out runs/stdlib-small
     """
     changes = dict(parse_field(text) for text in fields)
     if epochs is not None and changes.setdefault("epochs", epochs) != epochs:
@@ -66,31 +72,46 @@ def lm_train(
     if others["start"] is not None:  # weights bring their shape, and what is set besides is compared with it
         base = with_shape_of(base, others["start"])
     plan = replace(base, **changes)
-    corpus = load_corpus(data, data_dir)
-    advice = f"go on with {program()} lm-train --resume --out {shlex.quote(out)}"
-    try:
+    where = "" if data_dir is None else f" --data-dir {shlex.quote(data_dir)}"
+    going_on = f"lm-train --resume --out {shlex.quote(out)}{where}"
+    with resumable(out, going_on):
+        corpus = load_corpus(data, data_dir)
         result = train(plan, corpus, out, resume=resume, device=place, precision=precision, **others)
-    except Interrupted as interrupted:
-        say(f"{interrupted}: {advice}")
-        raise click.exceptions.Exit(128 + interrupted.signum) from interrupted
-    if not speaks():
-        return
-    run = open_run(out)
-    if run.folder.weights_path.exists():
-        say(f"sample: {generate(run, '', 60, temperature=0.8, seed=plan.seed)}")
-    if not result.finished:
-        say(f"stopped after step {result.steps}, {result.epochs} epochs complete: {advice}")
-    text = (
-        f"{result.run}: {result.parameters:,} parameters, {result.epochs} epochs, {result.steps} steps, "
-        f"{result.tokens_per_second:,.0f} tokens/s\n"
-        f"corpus {corpus.name}: {result.train_tokens:,} training tokens, fingerprint {result.fingerprint[:12]}, "
-        f"{result.unknown_rate:.2%} unknown in validation\n"
-        f"validation perplexity {result.valid_perplexity:.2f} (unigram {result.unigram_perplexity:.2f}, "
-        f"interpolated bigram {result.bigram_perplexity:.2f}), training {result.train_perplexity:.2f}"
-    )
+        if not speaks():
+            return
+        learned = _learned(result, plan)
+    run = shlex.quote(out)
+    split = "test" if "test" in corpus.files else "valid"
+    steps = {} if result.finished else {going_on: "goes on with the training"}
+    steps[f"lm-generate {run}"] = "more of what it writes; --prompt TEXT goes on from a text"
+    steps[f"lm-eval {run} --split {split}{where}"] = f"its exact perplexity on the {split} text"
+    text = f"{learned}\n{next_steps(steps)}"
     if as_json:
         say(text)
     answer(asdict(result), as_json, text)
+
+
+def _learned(result: Result, recipe: Recipe) -> str:
+    """What a training came to, for a person who has never seen one."""
+    run = open_run(result.run)
+    state = "finished" if result.finished else "stopped"
+    lines = [
+        f"{result.run}: {state} after step {result.steps}, {result.epochs} of {recipe.epochs} epochs complete; "
+        f"{result.parameters:,} parameters, {result.tokens_per_second:,.0f} tokens/s",
+        "perplexity of a token, the lower the better:",
+        f"{result.valid_perplexity:10.2f}  on the validation text",
+        f"{result.train_perplexity:10.2f}  on the training text, over the last epoch, with dropout",
+        "baselines, which only count, on the validation text:",
+        f"{result.bigram_perplexity:10.2f}  from which token follows which (interpolated bigram)",
+        f"{result.unigram_perplexity:10.2f}  from how often each token occurs (unigram)",
+    ]
+    if run.folder.weights_path.exists():
+        sample = generate(run, "", _SAMPLE, temperature=0.8, seed=recipe.seed)
+        lines += ["a sample of what it writes:"]
+        lines += [fill(line, 100, initial_indent="  ", subsequent_indent="  ") for line in sample.splitlines()]
+    files = {"model.safetensors": "the weights", "README.md": "the model card", "curve.png": "the learning curve"}
+    there = [f"{name} ({what})" for name, what in files.items() if (run.folder.path / name).exists()]
+    return "\n".join([*lines, f"the run folder has {', '.join(there)}"])
 
 
 @click.command("lm-eval")
@@ -125,9 +146,13 @@ def lm_eval(
     device: str,
     as_json: bool,
 ) -> None:
-    """Exact perplexity of the model in the folder RUN, every token predicted once with its whole past.
+    r"""Exact perplexity of the model in the folder RUN, every token predicted once with its whole past.
 
     RUN may also be the name of a trained model that comes with the package: ptb-awd-7m.
+
+    \b
+    python cli.py lm-eval runs/stdlib-small
+    python cli.py lm-eval runs/stdlib-small --temperature auto --cache --dynamic
     """
     values = dict(parse_values(text) for text in fields)
     if temperature not in (None, "auto"):
@@ -136,6 +161,10 @@ def lm_eval(
     grid = default_grid(*(kind for kind, wanted in asked.items() if wanted), **values)
     if grid.learns:
         say("dynamic evaluation: first the gradients of the whole training text, then a step every five tokens")
+    if grid.combinations > 1:
+        times = "once" if grid.readings == 1 else f"{grid.readings} times"
+        read = f"for which validation text is read {times}, then the {split} text"
+        say(f"choosing among {grid.combinations:,} adaptations, {read}")
     report = evaluate(
         run, split, data=data, data_dir=data_dir, grid=grid, choose_tokens=choose_tokens, device=resolve_device(device)
     )
@@ -157,9 +186,13 @@ def lm_eval(
 @device
 @as_json
 def lm_generate(run: str, prompt: str, tokens: int, device: str, as_json: bool, **sampling: Any) -> None:
-    """Continue a text with the model in the folder RUN.
+    r"""Continue a text with the model in the folder RUN.
 
     By default with the trained model that comes with the package, ptb-awd-7m: lower-case newspaper English.
+
+    \b
+    python cli.py lm-generate --prompt "the company said"
+    python cli.py lm-generate runs/stdlib-small --tokens 50 --temperature 0.8
     """
     opened = open_run(run)
     if words := lacking(opened, prompt):

@@ -5,12 +5,16 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 import click
 import torch
+
+from eru.training import Interrupted
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but a tab and the end of a line
 
@@ -61,10 +65,48 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def speed(seconds: float) -> str:
+    """The time of one picture, in words.
+
+    Example:
+        >>> speed(0.04)
+        '40.0 ms a picture (25.0 pictures/s)'
+    """
+    return f"{1000 * seconds:,.1f} ms a picture ({1 / seconds:,.1f} pictures/s)"
+
+
+def next_steps(steps: Mapping[str, str]) -> str:
+    """What to type next: commands of this command line, each with what it does."""
+    commands = {f"{program()} {command}": what for command, what in steps.items()}
+    width = max(map(len, commands))
+    return "\n".join(["next:", *(f"  {command:{width}}  # {what}" for command, what in commands.items())])
+
+
 def say(text: str) -> None:
     """Tell the user something that is not the answer."""
     if speaks():
         click.echo(printable(text), err=True)
+
+
+@contextmanager
+def resumable(folder: str, going_on: str) -> Iterator[None]:
+    """Say what is kept of a training that a signal ends, and how to go on; then exit as shells expect.
+
+    Args:
+        folder: The run folder.
+        going_on: The command that goes on.
+    """
+    advice = f"go on with {program()} {going_on}"
+    try:
+        yield
+    except Interrupted as interrupted:
+        say(f"{interrupted}: {advice}")
+        raise click.exceptions.Exit(128 + interrupted.signum) from interrupted
+    except KeyboardInterrupt as interrupted:
+        begun = (Path(folder) / "config.json").exists()
+        kept = f"what followed the last checkpoint is lost: {advice}" if begun else "no training had begun"
+        say(f"stopped at once, {kept}")
+        raise click.exceptions.Exit(128 + SIGINT) from interrupted
 
 
 def answer(fields: Mapping[str, Any], as_json: bool, text: str) -> None:

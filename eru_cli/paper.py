@@ -15,7 +15,11 @@ from vision.paper import Row, models, parameters, section_3, table_1
 @click.command("paper")
 @as_json
 def paper(as_json: bool) -> None:
-    """ESPNetv2's numbers that need no training, ours beside the printed ones."""
+    r"""ESPNetv2's numbers that need no training, ours beside the printed ones.
+
+    \b
+    python cli.py paper
+    """
     rows = paper_rows()
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("equal", "differs")}
     summary = f"{len(rows)} numbers: {counts['equal']} equal, {counts['differs']} differ"

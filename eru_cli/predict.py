@@ -1,11 +1,13 @@
 """predict: what a vision model says about pictures."""
 
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
 
-from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say
+from eru_cli.options import answer, as_json, device, parse_size, resolve_device, say, speed
 from vision.batch import Failure, answer_files
 from vision.datasets import read_labels
 from vision.pictures import as_address, passed_over
@@ -38,15 +40,19 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Classify, segment or find objects in PICTUREs: files, or folders of them.
+    r"""Classify, segment or find objects in PICTUREs: files, or folders of them.
 
     Exit code 2 says that some picture failed, and 130 that Ctrl-C came; the answers about the others are given all
     the same.
+
+    \b
+    python cli.py predict photo.jpg --model espnetv2_200_seg_voc --out answer.png
+    python cli.py predict photo.jpg --model runs/shapes
     """
     shape = None if size is None else parse_size("--size", size)
     options |= {"size": shape, "device": resolve_device(device)}
     predictor = open_predictor(model, weights, labels, multi_label=multi_label, **options)
-    results, failures, lines = [], [], []
+    results, failures, lines, seconds = [], [], [], []
     interrupted = False
     try:
         for outcome in answer_files(predictor, pictures, out):  # of each only words are kept, not its picture
@@ -54,17 +60,24 @@ def predict(
                 failures.append({"picture": as_address(outcome.path) or str(outcome.path), "reason": outcome.reason})
                 continue
             lines.append(f"{outcome.path}: {outcome.answer.describe()}")
+            seconds.append(outcome.seconds)
             if outcome.first_of_many:
                 say(f"note: {outcome.path} holds several pictures; the first one is used")
             written = [str(path) for path in outcome.written]
-            results.append({"picture": str(outcome.path), **outcome.answer.as_dict(), "written": written})
+            told = {**outcome.answer.as_dict(), "milliseconds": 1000 * outcome.seconds, "written": written}
+            results.append({"picture": str(outcome.path), **told})
     except KeyboardInterrupt:  # what is there is worth having
         interrupted = True
     for line in passed_over(pictures):
         say(f"note: {line}")
-    fields = {"model": model, "weights": weights, "results": results, "failures": failures}
+    preprocessing = predictor.preprocessing
+    fields = {"model": model, "weights": weights, "preprocessing": asdict(preprocessing), "results": results}
+    fields |= {"failures": failures}
     if results or as_json:
         answer(fields, as_json, "\n".join(lines))
+    if seconds and not as_json:
+        warming = ", warming up included" if len(seconds) == 1 else ""
+        say(f"each picture {preprocessing.describe()}; {speed(median(seconds))} from picture to answer{warming}")
     if failures:
         if len(results) + len(failures) > 1:
             say(f"{len(failures)} of {len(results) + len(failures)} pictures failed:")

@@ -7,11 +7,20 @@ from typing import Any, get_args
 
 import click
 
-from eru.training import Interrupted
-from eru_cli.options import answer, as_json, device, parse_size, program, resolve_device, say, speaks
+from eru_cli.options import (
+    answer,
+    as_json,
+    device,
+    next_steps,
+    parse_size,
+    resolve_device,
+    resumable,
+    say,
+    speaks,
+)
 from vision.data import Layout, write_shapes
 from vision.data.sample import Task
-from vision.training.loop import train
+from vision.training.loop import Result, train
 from vision.training.recipes import RECIPES, make_recipe, parse_field
 from vision.training.report import evaluate
 from vision.training.run import open_run
@@ -64,10 +73,11 @@ def vision_train(
     fields: tuple[str, ...],
     **others: Any,
 ) -> None:
-    """Train a vision model into a run folder.
+    r"""Train a vision model into a run folder.
 
-    For example, on pictures that vision-shapes drew: vision-train --task segment --layout voc --data shapes
-    --model espnetv2_050_seg_voc --recipe shapes
+    \b
+    python cli.py vision-train --task segment --layout voc --data shapes --model espnetv2_050_seg_voc --recipe shapes
+    python cli.py vision-train --resume --out runs/shapes-espnetv2_050_seg_voc
     """
     changes = dict(parse_field(text) for text in fields)
     if epochs is not None and changes.setdefault("epochs", epochs) != epochs:
@@ -92,8 +102,8 @@ def vision_train(
         raise ValueError(f"--splits {splits}: must be two names, such as train,val")
     folder = out or f"runs/{Path(str(data)).resolve().name}-{model}"
     plan, place = replace(plan, **changes), resolve_device(device)
-    advice = f"go on with {program()} vision-train --resume --out {shlex.quote(folder)}"
-    try:
+    going_on = f"vision-train --resume --out {shlex.quote(folder)}"
+    with resumable(folder, going_on):
         result = train(
             plan,
             str(model),
@@ -105,19 +115,33 @@ def vision_train(
             device=place,
             **others,
         )
-    except Interrupted as interrupted:
-        say(f"{interrupted}: {advice}")
-        raise click.exceptions.Exit(128 + interrupted.signum) from interrupted
     if not speaks():
         return
-    if not result.finished:
-        say(f"stopped after step {result.steps}, {result.epochs} epochs complete: {advice}")
-    text = (
-        f"{result.run}: {result.parameters:,} parameters, {result.epochs} epochs, {result.steps} steps, "
-        f"{result.pictures_per_second:,.1f} pictures/s\n"
-        f"best validation {result.quality} {result.best:.4f}; look at {result.run}/sheet.png"
-    )
+    run = shlex.quote(folder)
+    steps = {} if result.finished else {going_on: "goes on with the training"}
+    steps[f"vision-eval {run}"] = "all numbers, and those of each class; --pictures FOLDER draws them"
+    steps[f"predict PICTURE --model {run} --out answer.png"] = "what it says about a picture"
+    text = f"{_learned(result, plan.all_epochs)}\n{next_steps(steps)}"
+    if as_json:
+        say(text)
     answer(asdict(result), as_json, text)
+
+
+def _learned(result: Result, epochs: int) -> str:
+    """What a training came to, for a person who has never seen one."""
+    state = "finished" if result.finished else "stopped"
+    files = {
+        "model.safetensors": "the weights",
+        "sheet.png": "the truth beside the prediction",
+        "curve.png": "the learning curve",
+    }
+    there = [f"{name} ({what})" for name, what in files.items() if (Path(result.run) / name).exists()]
+    return (
+        f"{result.run}: {state} after step {result.steps}, {result.epochs} of {epochs} epochs complete; "
+        f"{result.parameters:,} parameters, {result.pictures_per_second:,.1f} pictures/s\n"
+        f"best {result.quality} on {result.valid_pictures:,} validation pictures: {result.best:.4f}, of at most 1\n"
+        f"the run folder has {', '.join(there)}"
+    )
 
 
 @click.command("vision-eval")
@@ -136,9 +160,13 @@ def vision_train(
 @_PRECISION
 @as_json
 def vision_eval(model: str, size: str | None, device: str, as_json: bool, **options: Any) -> None:
-    """Measure a run, or a model by its name, on a data set.
+    r"""Measure a run, or a model by its name, on a data set.
 
     The numbers are top1 and top5, f1 and its parts, mean_iou, or map and map_07, each from 0 to 1.
+
+    \b
+    python cli.py vision-eval runs/shapes --pictures runs/shapes
+    python cli.py vision-eval espnetv2_200_seg_voc --data VOC2012 --layout voc
     """
     shape = None if size is None else parse_size("--size", size)
     report = evaluate(model, size=shape, device=resolve_device(device), **options)
@@ -153,7 +181,11 @@ def vision_eval(model: str, size: str | None, device: str, as_json: bool, **opti
 @click.option("--seed", type=int, default=0, help="A number that gives the same pictures again.")
 @as_json
 def vision_shapes(layout: Any, out: str, train_pictures: int, valid_pictures: int, seed: int, as_json: bool) -> None:
-    """Draw small pictures of six shapes, laid out as a known data set: something to learn on any machine."""
+    r"""Draw small pictures of six shapes, laid out as a known data set: something to learn on any machine.
+
+    \b
+    python cli.py vision-shapes --layout voc --out shapes
+    """
     write_shapes(layout, out, train=train_pictures, val=valid_pictures, seed=seed)
     fields = {"layout": layout, "out": out, "train": train_pictures, "val": valid_pictures}
     answer(fields, as_json, f"{out}: {train_pictures} training and {valid_pictures} validation pictures")

@@ -1,5 +1,6 @@
 """Files and folders of pictures, answered one at a time: opened, shown to a predictor, and their answers saved."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ class Answered:
     answer: Answer
     first_of_many: bool  # whether the file holds more pictures, of which only the first was looked at
     written: tuple[Path, ...]
+    seconds: float  # from the picture in memory to the answer
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,15 @@ def _answer_file(predictor: Predictor, file: Path, target: Path | None) -> Answe
         size = f"{picture.height}x{picture.width}"
         return Failure(file, f"{file}: too small, {size} (height x width): a side must have {SMALLEST_SIDE} pixels")
     try:
+        start = time.perf_counter()
         answer = predictor(picture)
+        seconds = time.perf_counter() - start
         written = () if target is None else answer.save(target)
     except ArithmeticError as error:
         return Failure(file, f"{file}: {error}")
     except OSError as error:
         return Failure(file, f"{file}: its answer cannot be written to {target}: {error.strerror or error}")
-    return Answered(file, answer, "first_of_many" in picture.info, written)
+    return Answered(file, answer, "first_of_many" in picture.info, written, seconds)
 
 
 def _targets(paths: Sequence[str | Path], files: Sequence[Path], out: Path) -> list[Path]:

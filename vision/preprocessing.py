@@ -67,13 +67,32 @@ class Preprocessing:
         mean, std = (torch.tensor(each, dtype=torch.float32) for each in (self.mean, self.std))
         return ((values - mean[:, None, None]) / std[:, None, None]).contiguous()
 
+    def describe(self) -> str:
+        """What becomes of a picture, in one line.
+
+        Example:
+            >>> Preprocessing((224, 224), crop=0.875).describe().partition(", normalised")[0]
+            'resized to cover 256x256, the middle of 224x224 cut out'
+        """
+        height, width = self.size
+        shape = f"resized to {height}x{width}"
+        if self.crop is not None:
+            cover_height, cover_width = self._cover(self.crop)
+            shape = f"resized to cover {cover_height}x{cover_width}, the middle of {height}x{width} cut out"
+        return f"{shape}, normalised by the mean {self.mean} and the deviation {self.std}"
+
+    def _cover(self, crop: float) -> tuple[int, int]:
+        """Height and width that a picture covers before its middle is cut out."""
+        height, width = self.size
+        return round(height / crop), round(width / crop)
+
     def _centre(self, width: int, height: int, crop: float) -> tuple[float, float, float, float]:
         """The part of the picture, in its pixels, that becomes the centre.
 
         Cutting it out while resizing gives the same values as cutting it out afterwards, and never holds the whole
         resized picture, which for a very long one would be enormous.
         """
-        cover_height, cover_width = (round(side / crop) for side in self.size)
+        cover_height, cover_width = self._cover(crop)
         if cover_width * height >= cover_height * width:
             resized_width, resized_height = cover_width, height * cover_width // width
         else:

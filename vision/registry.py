@@ -52,7 +52,9 @@ def network_of(name: str) -> type[Network]:
     """
     if name not in _MODELS:
         close = difflib.get_close_matches(str(name), _MODELS, n=3, cutoff=0.3)
-        raise ValueError(f"name={name!r}: no such model; did you mean {', '.join(close) or 'espnetv2_100'}?")
+        meant = f"did you mean {', '.join(close)}? " if close else ""
+        widths, kinds = (", ".join(names) for names in (map(model_name, WIDTHS), filter(None, KINDS)))
+        raise ValueError(f"name={name!r}: no such model; {meant}there are {widths}, and each of them with {kinds}")
     return _NETWORKS[_MODELS[name][1].task]
 
 

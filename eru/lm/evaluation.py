@@ -1,8 +1,10 @@
 """How well a language model predicts a text, every token counted once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from eru.lm.model import LanguageModel, evaluating
 from eru.lm.run import LanguageModelRun, open_run, trained_on
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokens import encode_corpus
+from eru.training import counted
 
 _IGNORED = -100
 _STREAMS = 100  # For gradient statistics, as the authors of dynamic evaluation have it.
@@ -51,7 +54,14 @@ def perplexity_of(loss: float) -> float:
 
 
 @torch.no_grad()
-def evaluate_tokens(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 1, window: int = 70) -> Evaluation:
+def evaluate_tokens(
+    model: LanguageModel,
+    ids: np.ndarray,
+    *,
+    batch_size: int = 1,
+    window: int = 70,
+    count: Callable[[int], object] | None = None,
+) -> Evaluation:
     """Predict ``ids[1:]`` from ``ids[:-1]``, each token exactly once, the state carried from window to window.
 
     Args:
@@ -60,6 +70,7 @@ def evaluate_tokens(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 
         batch_size: The number of streams that the text is cut into, to go faster. Every stream but the first starts
             without its context, so only 1 is exact.
         window: Steps computed at once. It changes nothing but memory and speed.
+        count: What is called with how many more predictions are made, as they are.
 
     Raises:
         ValueError: There are fewer than 2 tokens, or the batch size or the window is below 1.
@@ -86,6 +97,8 @@ def evaluate_tokens(model: LanguageModel, ids: np.ndarray, *, batch_size: int = 
                 reduction="none",
             )
             total += loss.sum(dtype=torch.float64)
+            if count is not None:
+                count(int((targets != _IGNORED).sum()))
     return Evaluation(predicted, total.item() / predicted)
 
 
@@ -166,6 +179,7 @@ def evaluate(
     grid: AdaptationGrid | None = None,
     choose_tokens: int | None = None,
     device: str = "cpu",
+    quiet: bool = False,
 ) -> Report:
     """Exact perplexity of a trained model on a split of a corpus, adapted to it where a grid says so.
 
@@ -182,6 +196,7 @@ def evaluate(
         choose_tokens: How many predictions of the validation text to choose on. By default these are all, or the first
             10,000 where dynamic evaluation is in the grid, since it reads them once for each of its combinations.
         device: Where to compute.
+        quiet: Show no progress.
 
     Raises:
         ValueError: There is no such run, corpus or split, the run has no weights yet, a number is out of range,
@@ -201,18 +216,22 @@ def evaluate(
         words += len(line.split()) + 1
         lacking += len(run.tokenizer.lacking(line))
     model = run.load_model(device)
-    splits = encode_corpus(corpus, run.tokenizer)
+    splits = encode_corpus(corpus, run.tokenizer, quiet=quiet)
     text, rms, chosen_on, valid_perplexity = splits[split], None, 0, None
+    shown: dict[str, Any] = {"unit": "tokens", "quiet": quiet}
     if grid.learns:
         ids = splits["train"].ids
-        rms = gradient_rms(model, ids, batch_size=min(_STREAMS, len(ids) // 2))
+        with counted(len(ids), "gradients of the training text", **shown) as count:
+            rms = gradient_rms(model, ids, batch_size=min(_STREAMS, len(ids) // 2), count=count)
     if grid.combinations > 1:
         limit = choose_tokens or (_CHOOSE_TOKENS if grid.learns else None)
         ids = splits["valid"].ids[: None if limit is None else limit + 1]
-        grid, loss = choose_adaptation(model, ids, grid, rms)
+        with counted(grid.readings * (len(ids) - 1), "choosing on the validation text", **shown) as count:
+            grid, loss = choose_adaptation(model, ids, grid, rms, count)
         chosen_on, valid_perplexity = len(ids) - 1, perplexity_of(loss)
     tokens = len(text.ids) - 1  # The first token is only read, and so is the first word.
-    loss = grid_losses(model, text.ids, grid, rms).item()
+    with counted(tokens, f"reading the {split} text", **shown) as count:
+        loss = grid_losses(model, text.ids, grid, rms, count).item()
     if not math.isfinite(loss):
         raise ValueError(f"the mean loss of the {split} text is {loss}: the model's outputs are not finite")
     return Report(

@@ -35,6 +35,7 @@ from eru.training import (
     plot_curve,
     run_epoch,
     seed_everything,
+    why_not_drawn,
 )
 
 _MANY_UNKNOWN = 0.2  # of the validation text; the Penn Treebank marks a twentieth of its words as unknown
@@ -93,6 +94,9 @@ def train(
         source = None if start is None else open_start(start, recipe, corpus)
         config = run_config(recipe, corpus, precision, source)
         run = resume_run(out, recipe, config, ranks) if resume else None
+        if not quiet:
+            size = corpus.path("train").stat().st_size / 1e6
+            print(f"reading the corpus {corpus.name}: {size:,.1f} MB of training text", file=sys.stderr)
         if run is not None:
             tokenizer = run.tokenizer
         elif source is not None:
@@ -113,10 +117,15 @@ def train(
             model.load_state_dict(source.load_model().state_dict())
         ranks.broadcast(model)
         if not quiet:
-            count, parameters = len(splits["train"].ids), sum(p.numel() for p in model.parameters())
-            sizes = f"{parameters:,} parameters, {count:,} training tokens, {recipe.epochs} epochs"
-            print(f"{out}: {sizes} on {ranks.device.type}; a line follows after each epoch", file=sys.stderr)
-            if (unknown := splits["valid"].unknown_rate) > _MANY_UNKNOWN:
+            parameters, unknown = sum(p.numel() for p in model.parameters()), splits["valid"].unknown_rate
+            print(
+                f"{len(splits['train'].ids):,} training tokens of {tokenizer.vocab_size:,} kinds; "
+                f"{unknown:.2%} of the validation text are unknown\n"
+                f"{out}: an {recipe.cell.upper()} of {parameters:,} parameters, {recipe.epochs} epochs on "
+                f"{ranks.device.type}; a line follows after each",
+                file=sys.stderr,
+            )
+            if unknown > _MANY_UNKNOWN:
                 advice = "whatever is unknown is easy to predict; the tokenizer sentencepiece lacks nothing"
                 print(f"note: {unknown:.0%} of the validation text are unknown words, and {advice}", file=sys.stderr)
         is_new = run is None
@@ -142,7 +151,7 @@ def train(
             raise
         result = result_of(run, corpus, splits, state, ranks)
         if not quiet and result.steps and not run.folder.curve_path.exists():
-            print("no curve.png: matplotlib draws it, which comes with pip install -e '.[plots]'", file=sys.stderr)
+            print(why_not_drawn(run.folder.curve_path.name), file=sys.stderr)
         if ranks.is_main:
             run.folder.write_card(model_card(recipe, corpus, result, run.folder.config))
         return result
@@ -182,7 +191,7 @@ def fit(
     position = state.position
     with StopSignals() as signals, Progress(first_step=position.step, unit="tokens", quiet=quiet) as progress:
         every = {"log_every": recipe.log_every, "checkpoint_every": recipe.checkpoint_every}
-        session = Session(folder, ranks, limits, signals, progress, **every, unit="tokens")
+        session = Session(folder, ranks, limits, signals, progress, **every, unit="tokens", told=_told)
         over = session.is_called_off(position.step) or is_finished(recipe, position.epoch, position.history)
         if ranks.is_main and not over:
             event = "resume" if position.step else "start"
@@ -207,3 +216,7 @@ def fit(
     if signals.received is not None:
         raise Interrupted(signals.received, position.step)
     return state
+
+
+def _told(loss: float) -> str:
+    return f"training perplexity {perplexity_of(loss):.2f}"

@@ -93,7 +93,8 @@ A {recipe.num_layers}-layer {kind} language model with an embedding of {recipe.e
 | training | {start}{result.epochs} epochs, {result.steps} steps, seed {recipe.seed} |
 | training perplexity (last epoch, with dropout) | {result.train_perplexity:.2f} |
 | validation perplexity (best epoch) | {result.valid_perplexity:.2f} |
-| unigram and bigram, same text | {result.unigram_perplexity:.2f} and {result.bigram_perplexity:.2f} |
+| baseline that counts tokens (unigram), same text | {result.unigram_perplexity:.2f} |
+| baseline that counts pairs of them (bigram), same text | {result.bigram_perplexity:.2f} |
 | unknown tokens in the validation text | {result.unknown_rate:.2%} |
 | made with | {used} |
 

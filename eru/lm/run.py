@@ -95,7 +95,10 @@ def open_run(path: str | Path) -> LanguageModelRun:
         >>> open_run("ptb-awd-7m").recipe.hidden_size
         448
     """
-    if not Path(path).exists() and str(path) in trained_names():
+    if not Path(path).exists():
+        if str(path) not in trained_names():
+            names = ", ".join(trained_names())
+            raise ValueError(f"no run in {path}, and no trained model of that name; the package has {names}")
         path = TRAINED / path
     folder, recipe = open_folder(path)
     return LanguageModelRun(folder, recipe, load_tokenizer(folder.path / _TOKENIZER))

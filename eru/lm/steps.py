@@ -139,11 +139,13 @@ def end_epoch(
     position, model = state.position, state.model
     folder, ranks = session.folder, session.ranks
     complete = position.batch == batches
-    raw = loss = validation_loss(model, valid, recipe, ranks)
-    if state.average is not None and state.average.n_averaged:
-        mean = validation_loss(state.average.module, valid, recipe, ranks)
+    average = state.average.module if state.average is not None and state.average.n_averaged else None
+    count = session.progress.validating((len(valid) - 1) * (1 if average is None else 2))
+    raw = loss = validation_loss(model, valid, recipe, ranks, count)
+    if average is not None:
+        mean = validation_loss(average, valid, recipe, ranks, count)
         if not loss <= mean:  # and not mean < loss, since a mean that is no number must not pass unseen
-            model, loss = state.average.module, mean
+            model, loss = average, mean
     check_finite(loss, position.step)
     if not position.history or (complete and loss < position.best):
         position.best = loss
@@ -170,13 +172,13 @@ def end_epoch(
                 "seconds": position.seconds,
             }
         )
-    session.progress.end_epoch(
-        f"epoch {position.epoch}, step {position.step}, training perplexity {perplexity_of(train_loss):.2f}, "
-        f"validation perplexity {perplexity_of(loss):.2f}"
-    )
+    figures = f"{session.told(train_loss)}, validation perplexity {perplexity_of(loss):.2f}"
+    session.tell(position, recipe.epochs, figures)
 
 
-def validation_loss(model: nn.Module, valid: np.ndarray, recipe: Recipe, ranks: Ranks) -> float:
+def validation_loss(
+    model: nn.Module, valid: np.ndarray, recipe: Recipe, ranks: Ranks, count: Callable[[int], object] | None = None
+) -> float:
     """The mean loss of the validation text, read in as many streams as the training text."""
-    found = evaluate_tokens(cast(LanguageModel, model), valid, batch_size=recipe.batch_size)
+    found = evaluate_tokens(cast(LanguageModel, model), valid, batch_size=recipe.batch_size, count=count)
     return ranks.mean(found.loss)

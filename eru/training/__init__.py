@@ -6,14 +6,14 @@ averaging, distribution over processes, progress and learning curves. Nothing he
 
 from eru.storage import atomic_write, read_json, write_json
 from eru.training.averaging import has_stalled
-from eru.training.curves import plot_curve
+from eru.training.curves import plot_curve, why_not_drawn
 from eru.training.distributed import Ranks
 from eru.training.epoch import Session, Step, run_epoch
 from eru.training.limits import Limits
 from eru.training.machine import machine
 from eru.training.memory import check_memory
 from eru.training.numerics import NonFiniteLossError, Precision, autocast, check_finite
-from eru.training.progress import Progress
+from eru.training.progress import Progress, counted
 from eru.training.rng import rng_state, seed_everything, set_rng_state
 from eru.training.run_folder import RunFolder
 from eru.training.schedules import Schedule, schedule_factor
@@ -40,6 +40,7 @@ __all__ = [
     "autocast",
     "check_finite",
     "check_memory",
+    "counted",
     "has_stalled",
     "machine",
     "make_optimizer",
@@ -51,5 +52,6 @@ __all__ = [
     "seed_everything",
     "set_rng_state",
     "update",
+    "why_not_drawn",
     "write_json",
 ]

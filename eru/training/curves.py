@@ -64,6 +64,11 @@ def plot_curve(
     return True
 
 
+def why_not_drawn(name: str) -> str:
+    """What is told people where a picture of that name is not drawn, since matplotlib is not installed."""
+    return f"no {name}: matplotlib draws it, which comes with pip install -e '.[plots]'"
+
+
 def _draw_losses(axes: Any, metrics: Sequence[Mapping[str, Any]], of_loss: Callable[[float], float]) -> None:
     steps = _points(metrics, "step", "loss", of_loss)
     train, valid = (_points(metrics, "epoch", field, of_loss) for field in ("train_loss", "valid_loss"))

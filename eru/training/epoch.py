@@ -12,7 +12,7 @@ from eru.training.limits import Limits
 from eru.training.progress import Progress
 from eru.training.run_folder import RunFolder
 from eru.training.signals import StopSignals
-from eru.training.state import TrainingState
+from eru.training.state import Position, TrainingState
 
 Batch = TypeVar("Batch")
 
@@ -30,6 +30,7 @@ class Session:
         log_every: The steps between two records.
         checkpoint_every: The steps between two checkpoints.
         unit: What a step trains on, in the plural.
+        told: A mean training loss, as people are told it.
     """
 
     folder: RunFolder
@@ -40,10 +41,18 @@ class Session:
     log_every: int
     checkpoint_every: int
     unit: str
+    told: Callable[[float], str]
 
     def is_called_off(self, step: int) -> bool:
         """Whether the call is to end after so many steps of the whole training, in any of its processes."""
         return self.ranks.any(self.limits.reached(step) or self.signals.received is not None)
+
+    def tell(self, position: Position, epochs: int, figures: str) -> None:
+        """Tell people what an epoch of so many came to, or a stop inside of one; its last batch is behind us."""
+        if position.batch:
+            self.progress.say(f"stopped in epoch {position.epoch + 1} of {epochs}, step {position.step}, {figures}")
+        else:
+            self.progress.end_epoch(f"epoch {position.epoch} of {epochs}, step {position.step}, {figures}")
 
 
 @dataclass(frozen=True)
@@ -116,11 +125,11 @@ def run_epoch(
 
 
 def _log_step(state: TrainingState, total: int, rate_of: Callable[[int], float], session: Session) -> None:
-    """Record the mean loss of the epoch so far, of all processes."""
+    """Record the mean loss since the last record, of all processes."""
     position, ranks = state.position, session.ranks
     epoch = position.epoch + position.batch / total
-    loss, speed = ranks.mean(position.running_loss), position.rate
-    session.progress.show(epoch=epoch, loss=loss, rate=speed)
+    loss, speed = ranks.mean(position.take_recent_loss()), position.rate
+    session.progress.show(epoch=epoch, figures=session.told(loss), rate=speed)
     if ranks.is_main:
         record = {"event": "step", "step": position.step, "epoch": epoch, "loss": loss}
         rate = rate_of(position.batch - 1)

@@ -28,6 +28,8 @@ class Position:
         step: The steps completed of the whole training.
         loss: The sum of this epoch's losses, each times what it counts, in this process.
         counted: What the losses of this epoch count together.
+        recent_loss: The same sum of the losses since the last record of one, in this process.
+        recent_counted: What these count together.
         trained: The samples of the whole training, in all processes.
         seconds: The time of the whole training, without validation and writing.
         train_loss: The mean loss of the last completed epoch.
@@ -41,6 +43,8 @@ class Position:
     step: int = 0
     loss: float = 0.0
     counted: int = 0
+    recent_loss: float = 0.0
+    recent_counted: int = 0
     trained: int = 0
     seconds: float = 0.0
     train_loss: float = math.nan
@@ -52,6 +56,7 @@ class Position:
         self.batch += 1
         self.step += 1
         self.counted += counted
+        self.recent_counted += counted
         self.trained += trained
 
     def add_losses(self, losses: Sequence[tuple[int, Tensor]], model: nn.Module) -> None:
@@ -72,6 +77,13 @@ class Position:
                 place += f", the first gradient that is not finite is that of {name}"
             check_finite(mean, step, place)
             self.loss += count * mean
+            self.recent_loss += count * mean
+
+    def take_recent_loss(self) -> float:
+        """The mean training loss since this was last asked, in this process."""
+        mean = self.recent_loss / self.recent_counted
+        self.recent_loss, self.recent_counted = 0.0, 0
+        return mean
 
     def end_epoch(self, train_loss: float, valid_loss: float) -> None:
         """Turn to the next epoch, with the mean loss of this one and the validation loss at its end."""
@@ -115,7 +127,7 @@ class TrainingState:
 
         All processes call this together, and the first one writes.
         """
-        loss = ranks.mean(self.position.loss)
+        losses = {name: ranks.mean(getattr(self.position, name)) for name in ("loss", "recent_loss")}
         carried, generators = ranks.gather(moved(self.carried, "cpu")), ranks.gather(rng_state())
         if ranks.is_main:
             folder.save_state(
@@ -124,7 +136,7 @@ class TrainingState:
                     "optimizer": self.optimizer.state_dict(),
                     "average": None if self.average is None else self.average.state_dict(),
                     "carried": joined(carried),
-                    "position": {**asdict(self.position), "loss": loss},
+                    "position": {**asdict(self.position), **losses},
                     "rng": generators,
                 }
             )

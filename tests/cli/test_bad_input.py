@@ -141,7 +141,7 @@ def test_an_altered_penn_treebank_file(call, tmp_path):
         (["--minutes=0"], ["minutes=0.0", "above 0"]),
         (["--minutes=nan"], ["minutes=nan", "above 0"]),
         (["--minutes=soon"], ["--minutes", "soon"]),
-        (["--from=nowhere"], ["no run in nowhere"]),
+        (["--from=nowhere"], ["no run in nowhere", "ptb-awd-7m"]),
         (["--set=patience=-1"], ["patience=-1"]),
         (["--set=partial_shuffle=1"], ["partial_shuffle=1", "true or false"]),
         (["--set=seed=-1"], ["seed", "-1"]),
@@ -280,6 +280,11 @@ def test_what_is_no_run(call, corpus, tmp_path, command):
 
 
 @pytest.mark.parametrize("command", [*READERS, "summary"])
+def test_a_mistyped_model_is_answered_with_those_there_are(call, command):
+    refused(call(command, "ptb-awd-7"), "ptb-awd-7", "ptb-awd-7m")
+
+
+@pytest.mark.parametrize("command", [*READERS, "summary"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"kind": "picture"}'])
 def test_a_broken_config(call, run, command, content):
     (run / "config.json").write_bytes(content)
@@ -390,6 +395,7 @@ def test_a_bad_question_to_a_run(call, trained, command, arguments, named):
         (["summary", "espnetv2_100", "--input", "20x224"], "at least 32"),
         (["summary", "small", "--vocab-size=0"], "vocab_size=0"),
         (["summary", "giant"], "paper-15m"),
+        (["summary", "espnetv2_100_seg"], "espnetv2_100_seg_voc"),
     ],
 )
 def test_a_command_that_does_not_fit(call, arguments, named):

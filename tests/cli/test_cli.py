@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from unittest.mock import Mock
 
 import pytest
@@ -25,6 +27,23 @@ from eru_cli.options import speaks
 
 ROOT = Path(__file__).parents[2]
 SURFACE = {
+    "export": [
+        "--batch",
+        "--calibrate",
+        "--format",
+        "--graph",
+        "--json",
+        "--labels",
+        "--multi-label",
+        "--nms",
+        "--num-classes",
+        "--out",
+        "--quantize",
+        "--size",
+        "--web",
+        "--weights",
+        "RUN_OR_MODEL",
+    ],
     "lm-train": [
         "--data",
         "--data-dir",
@@ -177,7 +196,7 @@ def test_training_answers_in_json(trained, corpus):
 
 def test_training_tells_people_all_on_stderr(trained):
     answer = trained[1]
-    for shown in ("parameters", "fingerprint", "unigram", "bigram", "sample: "):
+    for shown in ("parameters", "training tokens", "unigram", "bigram", "a sample of what it writes:", "next:"):
         assert shown in answer.err
 
 
@@ -186,6 +205,44 @@ def test_without_json_the_answer_is_text_on_stdout(train):
     assert answer.code == 0
     assert "unigram" in answer.out
     assert "unigram" not in answer.err
+
+
+def test_a_training_ends_with_what_was_learned_and_where_it_is(trained):
+    run, answer = trained
+    said = answer.json
+    shown = answer.err.splitlines()
+    start = next(n for n, line in enumerate(shown) if line.startswith(f"{run}: finished after step {said['steps']}, "))
+    assert "2 of 2 epochs complete" in shown[start]
+    told = "\n".join(shown[start:])
+    for name in ("valid_perplexity", "train_perplexity", "unigram_perplexity", "bigram_perplexity"):
+        assert f" {said[name]:.2f}  " in told
+    assert told.index("baselines, which only count") < told.index("(interpolated bigram)") < told.index("(unigram)")
+    for name in ("model.safetensors", "README.md", "curve.png"):
+        assert (f"{name} (" in told) == (run / name).exists()
+
+
+def next_steps(told):
+    """The commands that an answer says to type next, as lists of words."""
+    lines = told.splitlines()
+    return [shlex.split(line, comments=True) for line in lines[lines.index("next:") + 1 :]]
+
+
+def test_the_next_steps_of_a_training_can_be_typed(call, train, tmp_path):
+    stopped = next_steps(train("--max-steps=1").out)
+    assert [step[1] for step in stopped] == ["lm-train", "lm-generate", "lm-eval"]
+    assert call(*stopped[0][1:], "--device=cpu", "--json").json["finished"]
+    finished = next_steps(train("--resume").out)
+    assert finished == stopped[1:]
+    for step in finished:
+        assert step[0] == "eru"
+        assert call(*step[1:], "--device=cpu").code == 0
+
+
+def test_the_next_steps_fit_the_text(call, train, corpus, tmp_path):
+    folder = shutil.copytree(corpus, tmp_path / "without")
+    (folder / "test.txt").unlink()
+    for step in next_steps(train("--max-steps=1", data=folder).out):
+        assert call(*step[1:], "--device=cpu").code == 0
 
 
 def test_what_is_not_known_is_null_and_not_nan(train):
@@ -241,7 +298,9 @@ def test_a_call_ends_when_its_minutes_are_over(train, tmp_path, monkeypatch):
     answer = train("--minutes=7", "--epochs=1", "--json")
     assert (answer.json["steps"], answer.json["finished"]) == (2, False)
     run = tmp_path / "run"
-    assert f"stopped after step 2, 0 epochs complete: go on with eru lm-train --resume --out {run}" in answer.err
+    assert "stopped in epoch 1 of 1, step 2, " in answer.err
+    assert f"{run}: stopped after step 2, 0 of 1 epochs complete; " in answer.err
+    assert f"  eru lm-train --resume --out {run} " in answer.err
     monkeypatch.undo()
     answer = train("--minutes=1e6", "--epochs=1", "--resume", "--json")
     assert (answer.json["epochs"], answer.json["finished"]) == (1, True)
@@ -319,7 +378,7 @@ def test_the_vocabulary_is_what_was_asked_for(train, call, run, tmp_path, argume
 
 def test_bfloat16_trains_like_float32(train, run, tmp_path):
     run.rename(tmp_path / "before")
-    exact = math.exp(records(tmp_path / "before", "step")[2]["loss"])
+    exact = math.exp(mean(record["loss"] for record in records(tmp_path / "before", "step")[:3]))
     said = train("--max-steps=3", "--precision=bfloat16", "--json").json
     assert open_run(tmp_path / "run").folder.config["precision"] == "bfloat16"
     assert said["train_perplexity"] == pytest.approx(exact, rel=0.02)
@@ -462,16 +521,24 @@ def test_summary_follows_the_vocabulary(call):
 @pytest.mark.parametrize(
     ("name", "picture", "parameters", "multiply_adds"),
     [
-        ("espnetv2_050", "224x224", 1_241_332, 28_375_508 + 1_024_000),
+        ("espnetv2_050", None, 1_241_332, 28_375_508 + 1_024_000),
         ("espnetv2_050_seg_voc", "256x256", 80_353, 74_704_000),
         ("espnetv2_200_ssd_voc", "300x300", 4_750_878, 913_440_000),
     ],
 )
 def test_summary_of_a_vision_model(call, name, picture, parameters, multiply_adds):
-    said = call("summary", name, "--input", picture, "--json").json
+    said = call("summary", name, *([] if picture is None else ["--input", picture]), "--json").json
     assert said["parameters"] == parameters == sum(stage["parameters"] for stage in said["stages"])
     assert said["multiply_adds"] == pytest.approx(multiply_adds, abs=10_000 if "_s" in name else 0)
     assert said["stages"][0]["name"] == "backbone.level1"
+    assert said["milliseconds"] > 0
+    assert said["preprocessing"]["size"] == [int(side) for side in (picture or "224x224").split("x")]
+
+
+def test_summary_of_a_vision_model_tells_its_speed_and_what_it_sees(call):
+    *_, speed, seen = call("summary", "espnetv2_050_seg_voc").out.splitlines()
+    assert re.fullmatch(r"speed: [\d,.]+ ms a picture \([\d,.]+ pictures/s\) with \d+ CPU thread\(s\), .*", speed)
+    assert seen.startswith("each picture is resized to 384x384, normalised by the mean (0.485, 0.456, 0.406) and ")
 
 
 def test_summary_of_a_trained_model_of_the_package(call, tmp_path, monkeypatch):
@@ -489,6 +556,24 @@ def test_summary_of_a_run(call, trained):
     assert call("summary", run, "--json").json["parameters"] == answer.json["parameters"]
     last = call("summary", run).out.splitlines()[-1].split()
     assert last[:2] == ["total", f"{answer.json['parameters']:,}"]
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_the_help_of_every_command_has_examples_that_fit(call, name):
+    lines = [line.strip() for line in call(name, "--help").out.splitlines()]
+    examples = [shlex.split(line) for line in lines if line.startswith(f"eru {name}")]
+    assert examples
+    for example in examples:
+        main.commands[name].make_context(name, example[2:])  # which raises where an option or a value is none of its
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"), [(["lm-eval"], "eru lm-eval"), (["lm-tune"], "eru"), (["--x"], "eru")]
+)
+def test_what_was_typed_wrongly_is_answered_with_where_the_help_is(call, arguments, command):
+    answer = call(*arguments)
+    assert answer.code == 2
+    assert answer.err.endswith(f" ({command} --help shows an example)\n")
 
 
 @pytest.mark.parametrize(("arguments", "shown"), [([], "lm-train"), (["-h"], "lm-eval"), (["lm-eval", "-h"], "RUN")])
@@ -576,7 +661,7 @@ def test_control_characters_of_a_corpus_do_not_reach_the_terminal(call, train, c
     line = f"{colour} {title} {eight_bit} "
     (folder / "train.txt").write_text(f"{line * 5}\n" * 40, encoding="utf-8")
     answer = train("--epochs=1", "--set=learning_rate=0.02", data=folder)
-    said = next(line for line in answer.err.splitlines() if line.startswith("sample: "))
+    said = answer.out.partition("a sample of what it writes:\n")[2].partition("the run folder has")[0]
     for told in (said, call("lm-generate", tmp_path / "run", "--prompt", line).out):
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", told)
     assert r"\x1b[31mred" in said

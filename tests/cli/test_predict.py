@@ -13,6 +13,10 @@ from vision.pictures import open_picture
 from vision.pretrained import save_weights
 from vision.registry import create_model
 
+SEEN = (
+    r"each picture resized to .*48x64.*, normalised by the mean .*; [\d,.]+ ms a picture \([\d,.]+ pictures/s\) "
+    "from picture to answer"
+)
 MODELS = {"classify": "espnetv2_050", "segment": "espnetv2_050_seg_voc", "detect": "espnetv2_050_ssd_voc"}
 
 
@@ -66,6 +70,8 @@ def test_a_classifier_answers_in_json(predict, album, weights):
     assert (result["picture"], result["written"]) == (str(album / "a.png"), [])
     assert len(result["labels"]) == 2
     assert set(result["labels"]) < {"class 0", "class 1", "class 2"}
+    assert result["milliseconds"] > 0
+    assert said["preprocessing"]["size"] == [48, 64]
     assert 1 / 3 <= result["probabilities"][0] <= sum(result["probabilities"]) <= 1
 
 
@@ -94,7 +100,8 @@ def test_a_detector_reports_what_reaches_the_threshold(predict, album):
 
 def test_without_json_there_is_one_line_for_each_picture(predict, album):
     answer = predict("segment", album / "a.png", album / "d.jpg")
-    assert (answer.code, answer.err) == (0, "")
+    assert answer.code == 0
+    assert re.fullmatch(rf"{SEEN}\n", answer.err)
     for line, name in zip(answer.out.splitlines(), ("a.png", "d.jpg"), strict=True):
         assert re.fullmatch(rf"{re.escape(str(album / name))}: class \d [\d.]+%(, class \d [\d.]+%)*", line)
 
@@ -233,7 +240,7 @@ def test_a_folder_into_itself_any_number_of_times_gives_the_same_files(predict, 
 def test_what_may_have_been_meant_is_noted(predict, album):
     for name in ("b.png", "c.gif"):
         (album / name).unlink()
-    assert predict("classify", album).err == ""  # notes.txt is no picture
+    assert re.fullmatch(rf"{SEEN}\n", predict("classify", album).err)  # notes.txt is no picture
     for name in ("z.HEIC", "raw.dng", "page.eps"):
         (album / name).write_bytes(b"whatever")
     (album / "sub").mkdir()
@@ -241,7 +248,9 @@ def test_what_may_have_been_meant_is_noted(predict, album):
     answer = predict("classify", album, album)
     assert answer.code == 0
     unread = "3 pictures of formats that are not read here (page.eps, raw.dng, z.HEIC)"
-    assert answer.err == f"note: {album}: passed over 1 sub-folders (sub); {unread}\n"
+    note, seen = answer.err.splitlines()
+    assert note == f"note: {album}: passed over 1 sub-folders (sub); {unread}"
+    assert re.fullmatch(SEEN, seen)
 
 
 @pytest.mark.parametrize("count", [0, 1])

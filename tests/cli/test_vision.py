@@ -30,7 +30,9 @@ def train(call, root, out, *options):
 
 def test_a_run_is_resumed_with_nothing_but_its_folder(call, folders, tmp_path):
     stopped = train(call, folders, tmp_path / "run", "--max-steps=1")
-    assert "vision-train --resume --out" in stopped.err
+    assert "stopped in epoch 1 of 1, step 1, training loss " in stopped.err
+    assert f"{tmp_path / 'run'}: stopped after step 1, 0 of 1 epochs complete; " in stopped.out
+    assert "vision-train --resume --out" in stopped.out
     done = call("vision-train", "--resume", "--out", tmp_path / "run", "--json", "--device=cpu").json
     assert (done["finished"], done["steps"]) == (True, 2)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (folders / "run", tmp_path / "run")]

@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 
 
 def losses(folder: Path) -> dict[str, list[float]]:
-    """Train 50 steps in one thread; the mean loss of the epoch so far after each, and the validation losses."""
+    """Train 50 steps in one thread; the loss of each, and the validation losses."""
     draw = random.Random(0)
     words = ["the", "cat", "dog", "bird", "saw", "heard", "and", "or", ".", "!"]
     for split, lines in (("train", 60), ("valid", 12), ("test", 12)):

@@ -48,8 +48,9 @@ def token_by_token(model, ids):
 )
 @settings(max_examples=20)
 def test_against_brute_force(model, ids, batch_size, window):
-    found = evaluate_tokens(model, np.array(ids, np.uint16), batch_size=batch_size, window=window)
-    assert found.tokens == len(ids) - 1
+    done = []
+    found = evaluate_tokens(model, np.array(ids, np.uint16), batch_size=batch_size, window=window, count=done.append)
+    assert found.tokens == len(ids) - 1 == sum(done)
     # Streams of equal length, each without its context; only the last may be shorter.
     length = math.ceil((len(ids) - 1) / batch_size)
     parts = [ids[start : start + length + 1] for start in range(0, len(ids) - 1, length)]

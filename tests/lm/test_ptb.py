@@ -83,6 +83,7 @@ def test_offline_the_message_says_where_to_put_the_files(places):
     message = str(error.value)
     assert "\n" not in message
     assert str(places / "cache/ptb") in message
-    assert "data_dir" in message
+    for way in ("$ERU_DATA_DIR/ptb", "--data-dir", "data_dir"):
+        assert way in message
     for name in (*NAMES, *(str(places / place) for place in ORDER)):
         assert name in message

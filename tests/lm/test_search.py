@@ -1,6 +1,8 @@
 import copy
 import itertools
 import math
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -199,6 +201,28 @@ def test_a_run_is_measured_with_what_was_best_on_validation(trained, choose_toke
     assert (report.chosen_on, report.tokens) == (chosen_on, len(test) - 1)
     assert math.isclose(report.valid_perplexity, math.exp(loss), rel_tol=1e-6)
     assert math.isclose(report.perplexity, math.exp(grid_losses(model, test, best, rms).item()), rel_tol=1e-6)
+
+
+def test_all_that_takes_long_is_counted(trained, monkeypatch):
+    """So that a bar says how far it is, and how long it takes."""
+    run, corpus = trained
+    shown = []
+
+    @contextmanager
+    def counted(total, what, *, unit, quiet):
+        done = []
+        yield done.append
+        shown.append((what, unit, quiet, total, sum(done)))
+
+    monkeypatch.setattr(sys.modules["eru.lm.evaluation"], "counted", counted)
+    evaluate(run, data=corpus, grid=GRID, quiet=True)
+    training, validation, test = (len(ids_of(run, lines)) for lines in TEXTS)
+    streams = training // 2
+    assert shown == [
+        ("gradients of the training text", "tokens", True, training, (training - 1) // streams * streams),
+        ("choosing on the validation text", "tokens", True, *[2 * (validation - 1)] * 2),
+        ("reading the test text", "tokens", True, *[test - 1] * 2),
+    ]
 
 
 def test_the_choice_never_sees_the_test_text(trained, make_corpus):

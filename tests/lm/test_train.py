@@ -265,8 +265,49 @@ def test_the_run_folder_is_complete(corpus, tmp_path, monkeypatch, capsys):
         assert text in card
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert f"epoch 1, step {result.steps}, training perplexity {result.train_perplexity:.2f}" in shown.err
+    assert f"epoch 1 of 1, step {result.steps}, training perplexity {result.train_perplexity:.2f}" in shown.err
     assert "matplotlib" not in shown.err
+
+
+def test_a_record_has_the_mean_loss_since_the_record_before(corpus, tmp_path, monkeypatch):
+    """Whatever the epoch: its own mean would drop at each new epoch. A stop changes nothing."""
+    lengths = []
+    with monkeypatch.context() as patch:
+        watch_steps(patch, lambda training, length: lengths.append(length))
+        train(tiny(), corpus, tmp_path / "each", quiet=True)
+    losses = [record["loss"] for (event, _), record in course_of(tmp_path / "each").items() if event == "step"]
+    recipe = tiny(log_every=4, checkpoint_every=3)
+    train(recipe, corpus, tmp_path / "run", quiet=True)
+    for stop in (2, 6, 7):
+        train(recipe, corpus, tmp_path / "parts", resume=True, max_steps=stop, quiet=True)
+    train(recipe, corpus, tmp_path / "parts", resume=True, quiet=True)
+    records = {step: record for (event, step), record in course_of(tmp_path / "run").items() if event == "step"}
+    assert list(records) == list(range(4, len(losses) + 1, 4))
+    first_end = epoch_ends(tmp_path / "run")[0]
+    assert any(step - 4 < first_end < step for step in records)
+    for step, record in records.items():
+        parts = [*zip(lengths, losses, strict=True)][step - 4 : step]
+        mean = sum(length * loss for length, loss in parts) / sum(length for length, _ in parts)
+        assert record["loss"] == pytest.approx(mean, rel=1e-9)
+    assert course_of(tmp_path / "parts") == course_of(tmp_path / "run")
+
+
+def test_a_stop_inside_of_an_epoch_is_not_told_as_its_end(corpus, tmp_path, capsys):
+    first_end = train(tiny(), corpus, tmp_path / "whole", epochs=1, quiet=True).steps
+    for stop, told in ((2, "stopped in epoch 1 of 2, step 2, "), (first_end, f"epoch 1 of 2, step {first_end}, ")):
+        train(tiny(), corpus, tmp_path / "run", resume=True, max_steps=stop)
+        last = capsys.readouterr().err.splitlines()[-2]
+        assert last.startswith(f"{told}training perplexity ")
+        assert " left" not in last
+
+
+def test_what_is_trained_on_is_told_before_the_first_step(corpus, tmp_path, capsys):
+    result = train(tiny(), corpus, tmp_path / "run", max_steps=1)
+    vocabulary = open_run(tmp_path / "run").tokenizer.vocab_size
+    reading, tokens, model, *_ = capsys.readouterr().err.splitlines()
+    assert reading == f"reading the corpus {corpus.name}: 0.0 MB of training text"
+    assert tokens.startswith(f"{result.train_tokens:,} training tokens of {vocabulary} kinds; 0.00% of the validation")
+    assert model.startswith(f"{tmp_path / 'run'}: an ERU of {result.parameters:,} parameters, 2 epochs on cpu; ")
 
 
 def test_without_matplotlib_it_says_so_once(corpus, tmp_path, capsys):

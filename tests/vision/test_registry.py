@@ -148,7 +148,8 @@ def test_a_reset_where_the_model_is():
     ("name", "options", "message"),
     [
         ("espnetv2_20", {}, r"name='espnetv2_20': no such model; did you mean espnetv2_2"),
-        (None, {}, r"name=None: no such model"),
+        (None, {}, r"name=None: no such model; there are espnetv2_050, .*espnetv2_200.*, and each of them with "),
+        ("yolo", {}, r"and each of them with _seg_voc, _seg_city, _ssd_voc, _ssd_coco$"),
         ("espnetv2_050", {"num_classes": 2.5}, r"num_classes=2\.5: must be a whole number"),
         ("espnetv2_050", {"features_only": True, "num_classes": 3}, "num_classes=3: with features_only=True"),
         (

@@ -1,7 +1,7 @@
 """Small data sets of coloured shapes, in the layout of any that can be read: something to learn on any machine."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 
 from eru.storage import draft_of
+from eru.training import counted
 from vision.data.layouts import Layout, check_layout
 from vision.data.sample import IGNORED
 from vision.data.scenes import SHAPES, Shape, draw_scene
@@ -90,15 +91,18 @@ def write_shapes(
         root.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"root={str(root)!r}: cannot make its folder: {error.strerror}") from error
-    with draft_of(root) as draft:
+    with draft_of(root) as draft, counted(train + val, "drawing", unit="pictures") as count:
         draft.mkdir()
-        _WRITERS[layout](draft, _scenes({"train": train, "val": val}, seed, size, single=layout == "imagenet"))
+        scenes = _scenes({"train": train, "val": val}, seed, size, layout == "imagenet", count)
+        _WRITERS[layout](draft, scenes)
 
 
-def _scenes(counts: dict[str, int], seed: int, size: tuple[int, int], single: bool) -> Iterator[_Scene]:
+def _scenes(
+    sizes: dict[str, int], seed: int, size: tuple[int, int], single: bool, count: Callable[[int], object]
+) -> Iterator[_Scene]:
     """The pictures of all splits; each depends on nothing but the seed, its split and its number."""
-    for part, (split, count) in enumerate(counts.items()):
-        for number in range(count):
+    for part, (split, pictures) in enumerate(sizes.items()):
+        for number in range(pictures):
             rng = np.random.default_rng([seed, part, number])
             if single:
                 labels, crowd = [number % len(SHAPES)], None
@@ -106,6 +110,7 @@ def _scenes(counts: dict[str, int], seed: int, size: tuple[int, int], single: bo
                 labels = rng.integers(len(SHAPES), size=rng.integers(1, _MOST + 1)).tolist()
                 crowd = int(rng.integers(len(SHAPES))) if rng.random() < _CROWD_RATE else None
             yield _Scene(split, number, *draw_scene(rng, size, labels, crowd))
+            count(1)
 
 
 def _write_imagenet(root: Path, scenes: Iterator[_Scene]) -> None:

@@ -1,5 +1,6 @@
 """How good a model is at its task, over a whole data set."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,7 @@ def measure(
     precision: Precision = "float32",
     workers: int = 0,
     broken: Broken = "refuse",
+    count: Callable[[int], object] | None = None,
 ) -> Measured:
     """Measure a model on every picture of a data set, each at its own size.
 
@@ -77,6 +79,7 @@ def measure(
         precision: The precision of the products.
         workers: The processes that read ahead.
         broken: Whether a broken picture is an error or left out.
+        count: What is called with how many more pictures are measured or left out, as they are.
 
     Raises:
         ValueError: The data set has no pictures, a picture is broken, or the outputs are no numbers.
@@ -90,11 +93,12 @@ def measure(
     passed_over = 0
     for images, truths, skipped in load(prepared, batches, workers):
         passed_over += skipped
-        if not truths:
-            continue
-        with autocast(place, precision):
-            outputs = model(images.to(place))
-        _JUDGES[task](metric, outputs, truths, preprocessing)
+        if truths:
+            with autocast(place, precision):
+                outputs = model(images.to(place))
+            _JUDGES[task](metric, outputs, truths, preprocessing)
+        if count is not None:
+            count(len(truths) + skipped)
     if passed_over == len(reader):
         raise ValueError("not one picture of the data set can be read")
     return Measured(metric, metric.compute(), len(reader) - passed_over, passed_over)

@@ -23,6 +23,7 @@ from eru.training import (
     plot_curve,
     run_epoch,
     seed_everything,
+    why_not_drawn,
 )
 from vision.classification import Classifier
 from vision.data import Layout, open_data
@@ -127,6 +128,8 @@ def train(
     quiet = quiet or not ranks.is_main
     with ExitStack() as stack:
         stack.callback(ranks.close)
+        if not quiet:
+            print(f"reading the data set {data}", file=sys.stderr)
         train_set, valid_set = (open_data(layout, recipe.task, data, split) for split in splits)
         if valid_set.dataset.categories != train_set.dataset.categories:
             raise ValueError(
@@ -155,9 +158,13 @@ def train(
         network = network.to(device=ranks.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         ranks.broadcast(network)
         if not quiet:
-            sizes = f"{len(train_set):,} training pictures, {recipe.all_epochs} epochs on {ranks.device.type}"
-            count = sum(p.numel() for p in network.parameters())
-            print(f"{out}: {model}, {count:,} parameters, {sizes}; a line follows after each epoch", file=sys.stderr)
+            parameters, classes = sum(p.numel() for p in network.parameters()), len(train_set.dataset.categories)
+            print(
+                f"{len(train_set):,} training and {len(valid_set):,} validation pictures of {classes} classes\n"
+                f"{out}: {model}, {parameters:,} parameters, {recipe.all_epochs} epochs on "
+                f"{ranks.device.type}; a line follows after each",
+                file=sys.stderr,
+            )
         try:
             state = fit(
                 network,
@@ -175,6 +182,8 @@ def train(
             if is_new and ranks.is_main and not run.folder.has_begun():
                 run.folder.discard()  # So that it does not stand in the way of the corrected call.
             raise
+        if not quiet and state.position.step and not run.folder.curve_path.exists():
+            print(why_not_drawn(run.folder.curve_path.name), file=sys.stderr)
         return _result(run, state, len(train_set), len(valid_set))
 
 
@@ -239,7 +248,7 @@ def fit(
     position = state.position
     with StopSignals() as signals, Progress(first_step=position.step, unit="pictures", quiet=quiet) as progress:
         every = {"log_every": recipe.log_every, "checkpoint_every": recipe.checkpoint_every}
-        session = Session(folder, ranks, limits, signals, progress, **every, unit="pictures")
+        session = Session(folder, ranks, limits, signals, progress, **every, unit="pictures", told=_told)
         over = session.is_called_off(position.step) or position.epoch >= recipe.all_epochs
         if ranks.is_main and not over:
             event = "resume" if position.step else "start"
@@ -302,3 +311,7 @@ def _result(run: VisionRun, state: TrainingState, train_pictures: int, valid_pic
         best=1 - position.best,
         pictures_per_second=position.rate,
     )
+
+
+def _told(loss: float) -> str:
+    return f"training loss {loss:.4f}"

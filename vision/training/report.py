@@ -1,5 +1,6 @@
 """What a run, or a model by its name, achieves on a data set: numbers, pictures to look at, files to hand in."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from eru.storage import atomic_write
-from eru.training import Precision
+from eru.training import Precision, counted, why_not_drawn
 from vision.classification import Classifier
 from vision.data import Layout, open_data
 from vision.data.sample import Reader, Split, Task
@@ -87,6 +88,7 @@ def evaluate(
     broken: Broken = "refuse",
     pictures: str | Path | None = None,
     submission: str | Path | None = None,
+    quiet: bool = False,
 ) -> Report:
     """Measure a run, or a model of the registry, on a data set.
 
@@ -105,6 +107,7 @@ def evaluate(
         pictures: A folder for pictures to look at: ``sheet.png``, and ``confusion.png`` or ``curves.png`` where
             matplotlib is installed.
         submission: A folder for the predictions in the test server's format, of VOC and Cityscapes.
+        quiet: Show no progress.
 
     Raises:
         ValueError: There is no such run or model, the data set is missing, or its classes are not the model's.
@@ -130,13 +133,15 @@ def evaluate(
             f"{len(dataset.categories)} of {model} ({_some(dataset)})"
         )
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
-    measured = measure(network, reader, task, preprocessing, **options, workers=workers, broken=broken)
+    options |= {"workers": workers, "broken": broken}
+    with counted(len(reader), f"measuring {its_split}", unit="pictures", quiet=quiet) as count:
+        measured = measure(network, reader, task, preprocessing, **options, count=count)
     predictor = Predictor(network, preprocessing, dataset)
     written: list[Path] = []
     if pictures is not None:
-        written += _draw(Path(pictures), predictor, reader, measured)
+        written += _draw(Path(pictures), predictor, reader, measured, quiet)
     if submission is not None:
-        written += write_submission(predictor, reader, its_layout, task, submission)
+        written += write_submission(predictor, reader, its_layout, task, submission, quiet=quiet)
     numbers, per_class = measured.numbers, _by_class(measured, dataset)
     if its_layout == "coco" and isinstance(measured.metric, VOCAveragePrecision):
         strict = COCOAveragePrecision(network.num_classes)
@@ -192,7 +197,7 @@ def _by_class(measured: Measured, dataset: Dataset) -> dict[str, float | None]:
     return {name: value for index, (name, value) in enumerate(named) if index != skipped}
 
 
-def _draw(folder: Path, predictor: Predictor, reader: Reader, measured: Measured) -> list[Path]:
+def _draw(folder: Path, predictor: Predictor, reader: Reader, measured: Measured, quiet: bool) -> list[Path]:
     """The sheet, and what shows the classes' errors."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "sheet.png"]
@@ -207,6 +212,8 @@ def _draw(folder: Path, predictor: Predictor, reader: Reader, measured: Measured
     else:
         path = folder / "confusion.png"
         drawn = draw_confusion(metric.confusion, predictor.dataset, path)
+    if not (drawn or quiet):
+        print(why_not_drawn(path.name), file=sys.stderr)
     return [*written, path] if drawn else written
 
 

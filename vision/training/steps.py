@@ -144,6 +144,7 @@ def end_epoch(
         precision=precision,
         workers=workers,
         broken=broken,
+        count=session.progress.validating(len(reader)),
     )
     quality = QUALITY[recipe.task]
     error = ranks.mean(1 - measured.numbers[quality])
@@ -176,9 +177,7 @@ def end_epoch(
             sheet.save(file, format="PNG")
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in measured.numbers.items())
     skipped = f", {passed_over} broken pictures passed over" if passed_over else ""
-    session.progress.end_epoch(
-        f"epoch {position.epoch}, step {position.step}, training loss {train_loss:.4f}, validation {numbers}{skipped}"
-    )
+    session.tell(position, recipe.all_epochs, f"{session.told(train_loss)}, validation {numbers}{skipped}")
     return measured
 
 

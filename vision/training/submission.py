@@ -1,20 +1,24 @@
 """Predictions in the files that the test servers of PASCAL VOC and Cityscapes take."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from eru.storage import atomic_write
-from vision.answers import Detections, Segmentation
+from eru.training import counted
+from vision.answers import Answer, Detections, Segmentation
 from vision.data.cityscapes import to_label_ids
-from vision.data.sample import Reader, Task
+from vision.data.sample import Reader, Sample, Task
 from vision.drawing import indexed_mask
 from vision.predictor import Predictor
 
 _LEAST_SCORE = 0.01  # VOC ranks all detections, so those that a person would not be shown count too
 
 
-def write_submission(predictor: Predictor, reader: Reader, layout: str, task: Task, folder: str | Path) -> list[Path]:
+def write_submission(
+    predictor: Predictor, reader: Reader, layout: str, task: Task, folder: str | Path, *, quiet: bool = False
+) -> list[Path]:
     """Write the predictions about every picture of a data set.
 
     - VOC, segmentation: ``NAME.png`` with the classes as palette indices.
@@ -28,6 +32,7 @@ def write_submission(predictor: Predictor, reader: Reader, layout: str, task: Ta
         layout: ``"voc"`` or ``"cityscapes"``.
         task: ``"segment"`` or ``"detect"``.
         folder: Where to write; it is made.
+        quiet: Show no progress.
 
     Returns:
         The files that were written.
@@ -40,11 +45,9 @@ def write_submission(predictor: Predictor, reader: Reader, layout: str, task: Ta
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if task == "detect":
-        return _write_boxes(predictor, reader, folder)
+        return _write_boxes(predictor, reader, folder, quiet)
     written = []
-    for index in range(len(reader)):
-        sample = reader[index]
-        found = predictor(sample.picture)
+    for sample, found in _predictions(predictor, reader, quiet):
         assert isinstance(found, Segmentation)
         if layout == "cityscapes":
             from PIL import Image
@@ -58,13 +61,19 @@ def write_submission(predictor: Predictor, reader: Reader, layout: str, task: Ta
     return written
 
 
-def _write_boxes(predictor: Predictor, reader: Reader, folder: Path) -> list[Path]:
+def _predictions(predictor: Predictor, reader: Reader, quiet: bool) -> Iterator[tuple[Sample, Answer]]:
+    with counted(len(reader), "predicting for the submission", unit="pictures", quiet=quiet) as count:
+        for index in range(len(reader)):
+            sample = reader[index]
+            yield sample, predictor(sample.picture)
+            count(1)
+
+
+def _write_boxes(predictor: Predictor, reader: Reader, folder: Path, quiet: bool) -> list[Path]:
     every = Predictor(predictor.model, predictor.preprocessing, predictor.dataset, threshold=_LEAST_SCORE)
     names = [name for name in predictor.dataset.categories if name != "background"]
     lines: dict[str, list[str]] = {name: [] for name in names}
-    for index in range(len(reader)):
-        sample = reader[index]
-        found = every(sample.picture)
+    for sample, found in _predictions(every, reader, quiet):
         assert isinstance(found, Detections)
         for label, score, (left, top, right, bottom) in zip(found.labels, found.scores, found.boxes, strict=True):
             box = f"{left + 1:.2f} {top + 1:.2f} {right:.2f} {bottom:.2f}"

@@ -4,7 +4,7 @@ arXiv 1709.07432 (Krause et al.), section 5: gradient descent with RMS statistic
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +36,12 @@ class Predictions(NamedTuple):
 
 
 def gradient_rms(
-    model: LanguageModel, ids: np.ndarray, *, batch_size: int = 100, segment: int = SEGMENT
+    model: LanguageModel,
+    ids: np.ndarray,
+    *,
+    batch_size: int = 100,
+    segment: int = SEGMENT,
+    count: Callable[[int], object] | None = None,
 ) -> list[Tensor]:
     r"""Root mean square of the gradient of every weight over a text: how much each weight matters for it.
 
@@ -48,6 +53,7 @@ def gradient_rms(
         ids: Tokens of the training text.
         batch_size: The number of streams that the text is cut into. One gradient is the mean over all of them.
         segment: Steps in a gradient.
+        count: What is called with how many more tokens are read, as they are.
 
     Returns:
         One tensor for each parameter, in the order of ``model.parameters()``.
@@ -57,13 +63,15 @@ def gradient_rms(
     """
     learner = _Learner(model)
     squares = [torch.zeros_like(parameter) for parameter in learner.parameters]
-    count, state = 0, None
+    number, state = 0, None
     for inputs, targets in segments_of(ids, batch_size, segment, learner.device):
         _, gradients, state = learner.read(inputs, targets, state)
         for total, gradient in zip(squares, gradients, strict=True):
             total.addcmul_(gradient, gradient)
-        count += 1
-    return [total.div_(count).sqrt_() for total in squares]
+        number += 1
+        if count is not None:
+            count(inputs.numel())
+    return [total.div_(number).sqrt_() for total in squares]
 
 
 @torch.no_grad()

@@ -84,6 +84,11 @@ class AdaptationGrid:
         return math.prod(map(len, self.axes))
 
     @property
+    def readings(self) -> int:
+        """How often a text is read to try them all: once for each learning rate with each decay."""
+        return len(self.learning_rate) * len(self.decay)
+
+    @property
     def learns(self) -> bool:
         """Whether dynamic evaluation is among the combinations."""
         return any(self.learning_rate)
@@ -138,7 +143,11 @@ def _fields_by_kind() -> str:
 
 
 def choose_adaptation(
-    model: LanguageModel, ids: np.ndarray, grid: AdaptationGrid, rms: Sequence[Tensor] | None = None
+    model: LanguageModel,
+    ids: np.ndarray,
+    grid: AdaptationGrid,
+    rms: Sequence[Tensor] | None = None,
+    count: Callable[[int], object] | None = None,
 ) -> tuple[AdaptationGrid, float]:
     """Find the combination of a grid that predicts a text best.
 
@@ -147,6 +156,7 @@ def choose_adaptation(
         ids: Token ids to choose on, at least 2. They must not be those of the text to be reported on.
         grid: The combinations to try.
         rms: What `grid_losses` takes.
+        count: What `grid_losses` takes.
 
     Returns:
         The best combination, as a grid of one, and its mean loss in nats.
@@ -157,23 +167,29 @@ def choose_adaptation(
         >>> best.combinations
         1
     """
-    losses = grid_losses(model, ids, grid, rms).nan_to_num(nan=math.inf, posinf=math.inf)
+    losses = grid_losses(model, ids, grid, rms, count).nan_to_num(nan=math.inf, posinf=math.inf)
     best = (losses == losses.min()).nonzero()[0].tolist()
     return AdaptationGrid(*([values[i]] for values, i in zip(grid.axes, best, strict=True))), losses.min().item()
 
 
 def grid_losses(
-    model: LanguageModel, ids: np.ndarray, grid: AdaptationGrid, rms: Sequence[Tensor] | None = None
+    model: LanguageModel,
+    ids: np.ndarray,
+    grid: AdaptationGrid,
+    rms: Sequence[Tensor] | None = None,
+    count: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Mean negative log-likelihood in nats of every token but the first, for every combination of a grid.
 
-    The text is read once for each learning rate with each decay. All other fields are computed in the same pass.
+    The text is read ``grid.readings`` times. The fields besides the learning rate and the decay are computed in the
+    same pass.
 
     Args:
         model: The trained model, which is left as it is.
         ids: Token ids, at least 2.
         grid: The combinations to try.
         rms: What `eru.lm.adapt.dynamic.gradient_rms` returns. Dynamic evaluation needs it.
+        count: What is called with how many more tokens of all readings are predicted, as they are.
 
     Returns:
         The losses in float64, with one axis for each field of the grid.
@@ -196,7 +212,7 @@ def grid_losses(
                     parts = predict_dynamically(model, ids, rms, learning_rate=learning_rate, decay=decay)
                 else:
                     parts = _predict(model, ids)
-                losses[i, j] = _mixture_loss(parts, grid)
+                losses[i, j] = _mixture_loss(parts, grid, count)
     return losses
 
 
@@ -211,7 +227,7 @@ def _predict(model: LanguageModel, ids: np.ndarray) -> Iterator[Predictions]:
         yield Predictions(features.raw.flatten(0, 1), logits.flatten(0, 1), targets.flatten())
 
 
-def _mixture_loss(parts: Iterable[Predictions], grid: AdaptationGrid) -> Tensor:
+def _mixture_loss(parts: Iterable[Predictions], grid: AdaptationGrid, count: Callable[[int], object] | None) -> Tensor:
     """Mean loss over all parts, of shape (temperatures, windows, thetas, weights)."""
     cache = NeuralCache(grid.cache_window, grid.cache_theta)
     total, tokens = torch.zeros((), dtype=torch.float64), 0
@@ -225,4 +241,6 @@ def _mixture_loss(parts: Iterable[Predictions], grid: AdaptationGrid) -> Tensor:
         # The cache is NaN where it remembers nothing yet: there the model speaks alone.
         total = total.to(own.device) - torch.where(cached.isnan(), own, mixed).sum(dim=-1)
         tokens += len(targets)
+        if count is not None:
+            count(len(targets))
     return (total / tokens).cpu()

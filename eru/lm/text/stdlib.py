@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eru.lm.text.prose import prose_lines
 from eru.storage import cache_dir, new_folder
+from eru.training import counted
 
 # Raise it whenever this file or prose.py makes another text, so that no older cached corpus is read.
 _BUILD = 2
@@ -45,13 +46,16 @@ def stdlib_files() -> dict[str, Path]:
 def _documentation(library: Path) -> dict[str, list[str]]:
     """The lines of prose of every top-level module below ``library``. A docstring counts once in a module."""
     modules: dict[str, list[str]] = {}
-    for entry in sorted(library.iterdir()):
-        name = entry.name.removesuffix(".py")
-        if name in sys.stdlib_module_names and name not in _SKIPPED_MODULES:
-            files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]
-            inside = (file for file in files if not _SKIPPED_FOLDERS & set(file.relative_to(library).parts))
-            texts = dict.fromkeys(text for file in inside for text in _texts(file))
-            modules[name] = [line for text in texts for line in prose_lines(text)]
+    entries = sorted(library.iterdir())
+    with counted(len(entries), "reading the documentation of Python", unit="modules") as count:
+        for entry in entries:
+            name = entry.name.removesuffix(".py")
+            if name in sys.stdlib_module_names and name not in _SKIPPED_MODULES:
+                files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]
+                inside = (file for file in files if not _SKIPPED_FOLDERS & set(file.relative_to(library).parts))
+                texts = dict.fromkeys(text for file in inside for text in _texts(file))
+                modules[name] = [line for text in texts for line in prose_lines(text)]
+            count(1)
     return modules
 
 

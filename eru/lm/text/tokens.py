@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from eru.lm.text.corpus import Corpus
 from eru.lm.text.tokenizer import Tokenizer
 from eru.sealed import load_sealed_json, save_sealed_json
 from eru.storage import cache_dir, new_folder
+from eru.training import counted
 from eru.warn import warn_once
 
 # Raise it whenever the same text and tokenizer give other tokens, so that no older cached file is read.
@@ -119,21 +119,13 @@ def _encode(
     size = corpus.path(split).stat().st_size
     with (
         target.open("wb") as file,
-        tqdm(
-            total=size,
-            unit="B",
-            unit_scale=True,
-            desc=f"encoding {split}.txt",
-            disable=quiet or not sys.stderr.isatty(),
-            delay=1.0,
-            leave=False,
-        ) as bar,
+        counted(size, f"encoding {split}.txt", unit="bytes", quiet=quiet) as count,
     ):
         for content, counts in loader:
             file.write(content)
             digest.update(content)
             total += counts
-            bar.update(int(counts[2]))
+            count(int(counts[2]))
     tokens, unknown, text_bytes, lines = total.tolist()
     if tokens - lines < 2:
         raise ValueError(f"{corpus.path(split)}: has {tokens - lines} token(s); a split needs at least 2")

@@ -1,5 +1,7 @@
 """Measuring runs and published models: against what is computed another way."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,15 @@ def test_pictures_are_drawn_where_they_are_wanted(runs, tmp_path, task):
     assert set(report.written) == {str(tmp_path / "new" / name) for name in names}
 
 
+def test_a_chart_that_is_not_drawn_is_told(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    report = evaluate(runs / "segment", pictures=tmp_path / "new")
+    assert report.written == (str(tmp_path / "new" / "sheet.png"),)
+    assert capsys.readouterr().err == (
+        "no confusion.png: matplotlib draws it, which comes with pip install -e '.[plots]'\n"
+    )
+
+
 def test_submissions_hold_what_the_servers_want(runs, shapes, tmp_path):
     evaluate(runs / "segment", submission=tmp_path / "city")
     reader = CityscapesReader(shapes / "cityscapes", "val")
@@ -179,8 +190,9 @@ def test_a_broken_picture_is_left_out_and_none_counts_twice(runs, shapes, batch_
 
     run = open_run(runs / "classify")
     options = {"batch_size": batch_size, "broken": "skip"}
-    measured = measure(run.load_model(), Broken(), "classify", run.preprocessing, **options)
-    assert (measured.pictures, measured.passed_over) == (4, 2)
+    done = []
+    measured = measure(run.load_model(), Broken(), "classify", run.preprocessing, **options, count=done.append)
+    assert (measured.pictures, measured.passed_over, sum(done)) == (4, 2, 6)
     assert measured.metric.confusion.sum() == 4
     with pytest.raises(ValueError, match="broken"):
         measure(run.load_model(), Broken(), "classify", run.preprocessing, batch_size=batch_size)
