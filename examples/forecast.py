@@ -10,13 +10,18 @@ observation, and the best linear forecast from the same 32 observations (by leas
 
 The goal is a score of at most 0.20, which is less than half the error of the linear forecast.
 
-    python examples/forecast.py --cell eru
+    python examples/forecast.py --cell eru --picture forecast.png
+
+For the picture both cells are trained, on the same batches. It shows one window with what they forecast, and the error
+of each step over all windows.
 """
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-from program import parse_arguments, report
+from program import COLOURS, drawing, make_parser, report, train
 from torch import Tensor, nn
 
 from eru import ERUCell
@@ -54,18 +59,18 @@ class Forecaster(nn.Module):
         return torch.cat(predictions, dim=1)
 
 
-def train(model: Forecaster, windows: Tensor, steps: int) -> None:
-    """Minimise the squared error of one-step predictions in the context and of the rolled-out forecast."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    for step in range(1, steps + 1):
+def losses(model: Forecaster, windows: Tensor) -> Iterator[Tensor]:
+    """Give the squared error of one-step predictions in the context and of the rolled-out forecast, batch by batch."""
+    while True:
         batch = windows[torch.randint(len(windows), (BATCH_SIZE,))]
-        loss = nn.functional.mse_loss(model(batch[:, :CONTEXT], HORIZON), batch[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0:
-            print(f"step {step}: loss {loss.item():.4f}", file=sys.stderr)
+        yield nn.functional.mse_loss(model(batch[:, :CONTEXT], HORIZON), batch[:, 1:])
+
+
+def baselines(train_windows: Tensor, test_windows: Tensor) -> dict[str, Tensor]:
+    """Return the forecast that repeats the last observation, and the linear one."""
+    coefficients = torch.linalg.lstsq(train_windows[:, :CONTEXT], train_windows[:, CONTEXT:]).solution
+    context = test_windows[:, :CONTEXT]
+    return {"persistence": context[:, -1:].expand(-1, HORIZON), "linear": context @ coefficients}
 
 
 def rms_error(forecast: Tensor, windows: Tensor) -> float:
@@ -73,19 +78,29 @@ def rms_error(forecast: Tensor, windows: Tensor) -> float:
     return (forecast - windows[:, CONTEXT:]).square().mean().sqrt().item()
 
 
-def baselines(train_windows: Tensor, test_windows: Tensor) -> dict[str, float]:
-    """Return the errors of the forecast that repeats the last observation and of the linear one."""
-    coefficients = torch.linalg.lstsq(train_windows[:, :CONTEXT], train_windows[:, CONTEXT:]).solution
-    context = test_windows[:, :CONTEXT]
-    return {
-        "persistence": round(rms_error(context[:, -1:].expand(-1, HORIZON), test_windows), 4),
-        "linear": round(rms_error(context @ coefficients, test_windows), 4),
-    }
+def draw(path: Path, forecasts: dict[str, Tensor], windows: Tensor) -> None:
+    """Draw one window with the forecasts of the cells, and the error of each step over all windows."""
+    steps, shown = range(1, HORIZON + 1), len(windows) // 2
+    with drawing(path, f"A chaotic series, forecast from {CONTEXT} noisy observations") as figure:
+        window, error = figure.subplots(1, 2, width_ratios=(3, 2))
+        window.plot(range(1 - CONTEXT, HORIZON + 1), windows[shown], ".", color="0.2", label="observed")
+        window.axvline(0.5, color="0.8", linewidth=1)
+        window.set(xlabel="step", title="one window")
+        for name, forecast in forecasts.items():
+            colour, label = COLOURS.get(name, "0.6"), f"{name} {rms_error(forecast, windows):.2f}"
+            squares = (forecast - windows[:, CONTEXT:]).square()
+            error.plot(steps, squares.mean(dim=0).sqrt(), color=colour, label=label)
+            if name in COLOURS:
+                window.plot(steps, forecast[shown], color=colour)
+        error.axhline(NOISE, color="0.4", linestyle=":", label=f"noise {NOISE:.2f}")
+        error.set(xlabel="step", title="error, all windows", ylim=0)
+        window.legend(loc="upper left")
+        figure.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train the model, print its score beside the baselines as one JSON line, and return 0 if the goal is reached."""
-    args = parse_arguments(__doc__, argv, steps=150)
+    args = make_parser(__doc__, steps=150).parse_args(argv)
     torch.manual_seed(args.seed)
     series = mackey_glass(TRAIN_SAMPLES + TEST_SAMPLES)
     series = (series - series[:TRAIN_SAMPLES].mean()) / series[:TRAIN_SAMPLES].std()
@@ -93,14 +108,21 @@ def main(argv: list[str] | None = None) -> int:
     train_windows = series[:TRAIN_SAMPLES].unfold(0, CONTEXT + HORIZON, 1)
     test_windows = series[TRAIN_SAMPLES:].unfold(0, CONTEXT + HORIZON, 1)
 
-    cell = {"eru": ERUCell, "lstm": nn.LSTMCell}[args.cell]
-    model = Forecaster(cell)
-    train(model, train_windows, args.steps)
-    with torch.no_grad():
-        score = rms_error(model(test_windows[:, :CONTEXT], HORIZON)[:, -HORIZON:], test_windows)
-
+    cells = {"eru": ERUCell, "lstm": nn.LSTMCell}
+    models, forecasts = {}, {}
+    for name in [args.cell] if args.picture is None else cells:
+        with torch.random.fork_rng(devices=[]):  # Both cells start from the same random numbers.
+            models[name] = Forecaster(cells[name])
+            train(models[name], losses(models[name], train_windows), steps=args.steps, learning_rate=LEARNING_RATE)
+        with torch.no_grad():
+            forecasts[name] = models[name](test_windows[:, :CONTEXT], HORIZON)[:, -HORIZON:]
     known = baselines(train_windows, test_windows)
-    return report("forecast", args, model, score=score, baselines=known, goal=GOAL, reached=score <= GOAL)
+    if args.picture is not None:
+        draw(args.picture, {**forecasts, "linear": known["linear"]}, test_windows)
+
+    score = rms_error(forecasts[args.cell], test_windows)
+    errors = {name: rms_error(forecast, test_windows) for name, forecast in known.items()}
+    return report("forecast", args, models[args.cell], score=score, baselines=errors, goal=GOAL, reached=score <= GOAL)
 
 
 if __name__ == "__main__":
