@@ -89,7 +89,7 @@ def draw(path: Path, images: Tensor, labels: np.ndarray, matrices: dict[str, lis
     matrix = matrices["features"][COUNTS.index(COUNTED)]
     with drawing(path, f"Telling {SEEN} to 9 apart after a few pictures of each", height=3.4) as figure:
         pictures, table, curve = figure.subplots(1, 3)
-        pictures.imshow(torch.cat(rows), cmap="Greys")
+        pictures.imshow(torch.cat(rows).numpy(), cmap="Greys")
         pictures.set(title="pictures", xticks=[], yticks=[])
         table.imshow(matrix / matrix.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
         table.set_xticks(range(len(kinds)), kinds)
