@@ -6,7 +6,7 @@ Python. A twentieth of its lines, at its end, is held out.
 The score is the bits that the model needs for a held-out character; lower is better. The baselines need no network:
 one knows the frequencies of the characters, the other those of their pairs.
 
-The goal is a score below that of the pairs.
+The goal is a score below that of the pairs. `--cell lstm` trains an LSTM of equal size, which does about as well.
 
     python examples/characters.py --cell eru --picture characters.png
     python examples/characters.py my.txt --out runs/mine --picture characters.png

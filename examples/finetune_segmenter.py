@@ -7,9 +7,11 @@ The score is the mean IoU over the classes (the pixels that are rightly of a cla
 said to be) in the other pictures, in the size in which the network sees them; higher is better. The baseline takes
 everything for background.
 
-The goal is a score of at least 0.60.
+The goal is a score of at least 0.40 from nothing. The authors' weights, which a name downloads, come further in as
+many steps.
 
     python examples/finetune_segmenter.py --picture segmenter.png
+    python examples/finetune_segmenter.py --weights espnetv2_050_seg_voc.256x256 --picture segmenter.png
     python examples/finetune_segmenter.py --data FOLDER --weights FILE --save mine.safetensors --picture segmenter.png
 
 A folder of your own has the lists `train` and `val`, and `labels.txt` where its classes are not those of VOC. The
@@ -34,7 +36,7 @@ from vision.metrics import MeanIoU
 
 MODEL = "espnetv2_050_seg_voc"
 BATCH_SIZE, LEARNING_RATE = 16, 4e-3
-GOAL = 0.60
+GOAL = 0.40
 SHOWN = 6  # pictures
 
 
@@ -122,9 +124,9 @@ def main(argv: list[str] | None = None) -> int:
         truths, answers = segment(model, test_pictures)
         score = mean_iou(answers, truths, classes)
         if args.picture is not None:
-            draw(
-                args.picture, test_pictures, truths, answers, f"{args.model} after {args.steps} steps: IoU {score:.2f}"
-            )
+            start = "nothing" if args.weights is None else "weights"
+            title = f"{args.model}, {args.steps} steps from {start}: mean IoU {score:.2f}"
+            draw(args.picture, test_pictures, truths, answers, title)
     if args.save is not None:
         vision.save_weights(model, args.save)
     known = {"background": mean_iou(torch.zeros_like(answers), truths, classes)}

@@ -13,7 +13,7 @@ The goal is a score of at most 0.20, which is less than half the error of the li
     python examples/forecast.py --cell eru --picture forecast.png
 
 For the picture both cells are trained, on the same batches. It shows one window with what they forecast, and the error
-of each step over all windows.
+of each step over all windows. They have states of equal size; as they read one number, the ERU has more weights.
 """
 
 import sys
@@ -83,18 +83,17 @@ def draw(path: Path, forecasts: dict[str, Tensor], windows: Tensor) -> None:
     steps, shown = range(1, HORIZON + 1), len(windows) // 2
     with drawing(path, f"A chaotic series, forecast from {CONTEXT} noisy observations") as figure:
         window, error = figure.subplots(1, 2, width_ratios=(3, 2))
-        window.plot(range(1 - CONTEXT, HORIZON + 1), windows[shown], ".", color="0.2", label="observed")
+        window.plot(range(1 - CONTEXT, HORIZON + 1), windows[shown], ".", color="0.2")
         window.axvline(0.5, color="0.8", linewidth=1)
-        window.set(xlabel="step", title="one window")
+        window.set(xlabel="step", title="observed (dots) and forecast")
         for name, forecast in forecasts.items():
-            colour, label = COLOURS.get(name, "0.6"), f"{name} {rms_error(forecast, windows):.2f}"
             squares = (forecast - windows[:, CONTEXT:]).square()
-            error.plot(steps, squares.mean(dim=0).sqrt(), color=colour, label=label)
+            label = f"{name.upper() if name in COLOURS else name} {rms_error(forecast, windows):.2f}"
+            error.plot(steps, squares.mean(dim=0).sqrt(), color=COLOURS.get(name, "0.6"), label=label)
             if name in COLOURS:
-                window.plot(steps, forecast[shown], color=colour)
+                window.plot(steps, forecast[shown], color=COLOURS[name])
         error.axhline(NOISE, color="0.4", linestyle=":", label=f"noise {NOISE:.2f}")
-        error.set(xlabel="step", title="error, all windows", ylim=0)
-        window.legend(loc="upper left")
+        error.set(xlabel="step", title="error of each step", ylim=0)
         figure.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 

@@ -109,7 +109,7 @@ def export(
         from vision.onnx_nms import nms_mask as in_onnx
 
         translations[torch.ops.eru.nms_mask.default] = in_onnx
-    with new_export(out) as folder:
+    with new_export(out, format) as folder:
         pictures = [] if calibrate is None else list_pictures([calibrate])[:_CALIBRATED]
         quantizer = _quantizer(predictor, graph, quantize, pictures)
         written = write_model(folder, graph, format, quantize=quantizer, translations=translations)

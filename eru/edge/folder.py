@@ -40,7 +40,7 @@ class Written:
 
 
 def check_format(format: str, quantize: str, quantizations: Sequence[str]) -> None:
-    """Refuse a format, or a form of int8, that is not known, does not go together, or needs what is not installed.
+    """Refuse a format, or a form of int8, that is not known, or the two where they do not go together.
 
     Raises:
         ValueError: One of these.
@@ -51,19 +51,19 @@ def check_format(format: str, quantize: str, quantizations: Sequence[str]) -> No
         raise ValueError(f"quantize={quantize!r}: must be one of {', '.join(quantizations)}")
     if quantize != "none" and format != "onnx":
         raise ValueError(f"quantize={quantize!r}: only format='onnx' has int8 here, and format={format!r} was given")
+
+
+@contextmanager
+def new_export(out: str | Path, format: Format) -> Iterator[Path]:
+    """Make the folder ``out``, which appears once everything in it is written and verified.
+
+    Raises:
+        ValueError: The format needs a package that is not installed, or something is in the place of ``out``.
+    """
     missing = [name for name in _NEEDS[format] if find_spec(name) is None]
     if missing:
         extra = _EXTRAS[format]
         raise ValueError(f"format={format!r}: needs {', '.join(missing)}, which `pip install 'eru[{extra}]'` brings")
-
-
-@contextmanager
-def new_export(out: str | Path) -> Iterator[Path]:
-    """Make the folder ``out``, which appears once everything in it is written and verified.
-
-    Raises:
-        ValueError: Something is in its place.
-    """
     out = Path(out)
     if out.exists():
         raise ValueError(f"out={str(out)!r} is there already: choose a folder that is not")

@@ -80,7 +80,7 @@ def export(
     run = run if isinstance(run, LanguageModelRun) else open_run(run)
     model, name = run.load_model(), run.folder.path.resolve().name
     traced = _graph(model, graph, batch)
-    with new_export(out) as folder:
+    with new_export(out, format) as folder:
         quantizer = None
         if quantize == "int8":
             from eru.edge.quantize import quantize_products
