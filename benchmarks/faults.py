@@ -2,11 +2,12 @@
 
     python benchmarks/faults.py [--faults 700]
 
-Half of the faults hit a language model, half a vision model. Most are SIGKILL, which no process can answer. Some of
-the killed trainings find the newest checkpoint cut off at a random place when they are resumed, as where a power cut
-lost the end of a write. Others meet a limit on the size of files while they write, as of a full disk: they must say so
-and name the file. In the end the file of the weights and every tensor and number of the checkpoint, but for the
-seconds, must be those of a training that nothing stopped, bit by bit, and no half-written file may be left.
+Half of the faults, or `--vision` of them, hit a vision model, the others a language model. Most are SIGKILL, which no
+process can answer. Some of the killed trainings find the newest checkpoint cut off at a random place when they are
+resumed, as where a power cut lost the end of a write. Others meet a limit on the size of files while they write, as of
+a full disk: they must say so and name the file. In the end the file of the weights and every tensor and number of the
+checkpoint, but for the seconds, must be those of a training that nothing stopped, bit by bit, and no half-written file
+may be left. No curves are drawn, which would take most of the time and of the faults.
 """
 
 import argparse
@@ -163,15 +164,21 @@ def main() -> None:
     """Strike trainings of both kinds, and write the table; exit code 1 where one came to something else."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=700)
+    parser.add_argument("--vision", type=float, default=0.5, metavar="SHARE")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dry", action="store_true", help="write no result file")
     args = parser.parse_args()
     torch.set_num_threads(1)  # A process that has threads cannot be forked safely.
     kernels.refusal()  # compiles and loads them, here and not in each process
     warnings.filterwarnings("ignore", message=".*is taken in its place")
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # as where it is not installed
+    of_vision = round(args.vision * args.faults)
     rows = []
-    for kind, make in (("language model", language_model), ("vision model", vision_model)):
-        row = {"training": kind, **struck(make, args.faults // 2, args.seed)}
+    for kind, make, faults in (
+        ("language model", language_model, args.faults - of_vision),
+        ("vision model", vision_model, of_vision),
+    ):
+        row = {"training": kind, **struck(make, faults, args.seed)}
         print(row, flush=True)
         rows.append(row)
     if not args.dry:

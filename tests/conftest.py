@@ -1,8 +1,16 @@
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes test side by side; with as many threads each as there are processors they would only wait for
+    # one another. It must be said before torch is imported, and holds for the programs that tests start, too.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from vision import backbone, segmentation
 
 # No test depends on a clock: a slow machine is no failure.
 settings.register_profile("eru", deadline=None)
@@ -18,3 +26,21 @@ def penn_treebank():
         if (folder / "ptb.train.txt").is_file():
             return folder
     pytest.skip("no Penn Treebank in $ERU_DATA_DIR/ptb or ../shared/data/ptb")
+
+
+@pytest.fixture(scope="session")
+def shallow():
+    """What builds vision's networks with one layer of each kind, as `with shallow():`.
+
+    Compiling and exporting take seconds for each layer. A level has one unit, and a pyramid of a segmenter one branch
+    that enlarges, one that keeps the size and one that shrinks.
+    """
+
+    @contextmanager
+    def one_of_each():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backbone, "REPEATS", dict.fromkeys(backbone.REPEATS, 1))
+            patch.setattr(segmentation, "SCALES", (1.5, 1.0, 0.1))
+            yield
+
+    return one_of_each

@@ -2,7 +2,6 @@ import datetime
 import importlib.util
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -325,13 +324,6 @@ def test_a_character_model_of_a_text_of_ones_own_is_kept_and_writes_on(
     assert math.log2(lm.evaluate(model, "valid").perplexity) == pytest.approx(result["score"], abs=0.2)
 
 
-@pytest.mark.slow
-def test_an_lstm_of_equal_size_predicts_characters_about_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    eru, lstm = (run("characters", capsys, "--cell", cell, "--epochs", "2")[1] for cell in CELLS)
-    assert eru["parameters"] == pytest.approx(lstm["parameters"], rel=0.01)
-    assert eru["score"] == pytest.approx(lstm["score"], abs=0.1)
-
-
 def test_the_segmenter_is_fine_tuned_on_a_folder_from_a_file_and_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,16 +337,6 @@ def test_the_segmenter_is_fine_tuned_on_a_folder_from_a_file_and_saved(
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert not torch.equal(before(image)["out"], after(image)["out"])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("ERU_REFERENCE" not in os.environ, reason="needs the authors' weights: set ERU_REFERENCE")
-def test_the_authors_weights_come_further_than_nothing_in_as_many_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    weights = Path(os.environ["ERU_REFERENCE"], "weights", "espnetv2_s_0.5_pascal_256x256.pth")
-    options = ["--steps", "150", "--pictures", "200", "--side", "64"]
-    _, nothing = run("finetune_segmenter", capsys, *options)
-    _, authors = run("finetune_segmenter", capsys, *options, "--weights", str(weights))
-    assert authors["score"] > nothing["score"] + 0.05
 
 
 def test_masks_are_mirrored_with_their_pictures(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from vision.options import whole_number
 WIDTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 LEVELS = 5
 SMALLEST_SIDE = 32
-_REPEATS = {3: 3, 4: 7, 5: 3}
+REPEATS = {3: 3, 4: 7, 5: 3}
 # Limits on what a branch may see, by level: of the strided unit and of the units after it.
 _DOWN_LIMITS = {2: 13, 3: 11, 4: 9, 5: 7}
 _UNIT_LIMITS = {3: 9, 4: 7, 5: 5}
@@ -176,7 +176,7 @@ class ESPNetv2(nn.Module):
             )
             units: list[nn.Module] = [
                 EESP2d(here, here, receptive_field=_UNIT_LIMITS[level], **kind, **place)
-                for _ in range(_REPEATS.get(level, 0))
+                for _ in range(REPEATS.get(level, 0))
             ]
             if level == LEVELS:
                 units.append(ConvNormAct(here, here, 3, groups=here, **place))

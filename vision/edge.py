@@ -213,7 +213,7 @@ def _described(predictor: Predictor, graph: Graph, nms: bool) -> dict[str, Any]:
     return fields
 
 
-def _images(
+def example_images(
     predictor: Predictor, size: tuple[int, int], count: int, seed: int, pictures: Sequence[Path] = ()
 ) -> Tensor:
     """So many pictures (N, C, H, W) as the network takes them: drawn ones, unless there are others."""
@@ -246,7 +246,7 @@ def _verify(
     for size in sizes:
         reference = Graph(_answers(predictor.model, size, nms), graph.inputs, graph.outputs)
         for batch in batches:
-            images = _images(predictor, size, max(batch, _PICTURES // batch * batch), batch, pictures)
+            images = example_images(predictor, size, max(batch, _PICTURES // batch * batch), batch, pictures)
             found += [measure(run([part]), reference.run([part])) for part in images.split(batch)]
     checked = {"sizes": [list(size) for size in sizes], "batches": list(batches), "pictures": len(found)}
     if measure is largest_difference:

@@ -26,7 +26,11 @@ def open_executorch(path: Path) -> Run:
     method = runtime.Runtime.get().load_program(path).load_method("forward")
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        try:
+            made = method.execute([tensor.contiguous() for tensor in inputs])
+        except RuntimeError as error:  # It does not run all that can be lowered: a map of one pixel it may mistake.
+            raise ValueError(f"format='executorch': its runtime cannot run this graph ({error})") from error
         # What it gives lies in memory that its next call writes into again.
-        return [tensor.clone() for tensor in method.execute([tensor.contiguous() for tensor in inputs])]
+        return [tensor.clone() for tensor in made]
 
     return run

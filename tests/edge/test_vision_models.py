@@ -25,7 +25,7 @@ def calibrated(name, size=(96, 128), **options):
     predictor = load_predictor(name, None, size=size, **options)
     model = predictor.model.train()
     for seed in range(3):
-        images = edge._images(predictor, size, 4, seed)
+        images = edge.example_images(predictor, size, 4, seed)
         with torch.no_grad():
             model.raw(images) if hasattr(model, "raw") else model(images)
     model.eval()
@@ -33,7 +33,7 @@ def calibrated(name, size=(96, 128), **options):
     head = model.get_classifier()
     with torch.no_grad():
         if isinstance(head, torch.nn.Linear):
-            images = edge._images(predictor, size, 16, seed=5)
+            images = edge.example_images(predictor, size, 16, seed=5)
             head.weight *= 0.4 / model(images).std(dim=0).unsqueeze(1)
             head.bias -= model(images).mean(dim=0)
         else:
@@ -43,13 +43,15 @@ def calibrated(name, size=(96, 128), **options):
 
 
 @pytest.fixture(scope="module")
-def classifier():
-    return calibrated("espnetv2_050", num_classes=6)
+def classifier(shallow):
+    with shallow():
+        return calibrated("espnetv2_050", num_classes=6)
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return calibrated("espnetv2_050_ssd_voc", num_classes=4)
+def detector(shallow):
+    with shallow():
+        return calibrated("espnetv2_050_ssd_voc", num_classes=4)
 
 
 def onnx_outputs(folder, image):
@@ -68,7 +70,7 @@ def model_outputs(predictor, image):
 def test_the_form_that_is_exported_equals_every_model(name):
     predictor = calibrated(name, (64, 64))
     predictor.model.double()
-    image = edge._images(predictor, (64, 64), 2, seed=9).double()
+    image = edge.example_images(predictor, (64, 64), 2, seed=9).double()
     form = export_form(predictor.model)
     with torch.no_grad():
         made = form.raw(image) if hasattr(form, "raw") else form(image)
@@ -100,11 +102,12 @@ def test_pooling_by_matrices_is_adaptive_pooling(sides, size):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_kind_of_model_exports_for_any_number_of_pictures(name, tmp_path):
-    predictor = calibrated(name)
+def test_every_kind_of_model_exports_for_any_number_of_pictures(name, shallow, tmp_path):
+    with shallow():
+        predictor = calibrated(name)
     record = export(predictor, tmp_path / "out", batch="dynamic")
     assert record["verified"]["batches"] == [1, 3]
-    image = edge._images(predictor, (96, 128), 5, seed=7)
+    image = edge.example_images(predictor, (96, 128), 5, seed=7)
     made, wanted = onnx_outputs(tmp_path / "out", image), model_outputs(predictor, image)
     torch.testing.assert_close(made[: len(wanted)], wanted, atol=2e-4, rtol=1e-4)
     assert (tmp_path / "out" / "labels.txt").read_text().splitlines() == list(predictor.dataset.categories)
@@ -116,18 +119,19 @@ def test_any_height_and_width(classifier, tmp_path):
     assert record["inputs"][0]["shape"] == ["batch", 3, "height", "width"]
     assert record["dynamic"]["height"] == {"least": 33}
     for count, size in ((1, (33, 200)), (2, (150, 71))):
-        image = edge._images(classifier, size, count, seed=1)
+        image = edge.example_images(classifier, size, count, seed=1)
         torch.testing.assert_close(
             onnx_outputs(tmp_path / "out", image), model_outputs(classifier, image), atol=2e-4, rtol=1e-4
         )
 
 
 @pytest.mark.slow
-def test_a_segmenter_of_any_height_and_width(tmp_path):
-    predictor = calibrated("espnetv2_050_seg_voc", num_classes=3)
+def test_a_segmenter_of_any_height_and_width(shallow, tmp_path):
+    with shallow():
+        predictor = calibrated("espnetv2_050_seg_voc", num_classes=3)
     export(predictor, tmp_path / "out", size="dynamic")
     for size in ((64, 64), (33, 81), (201, 130)):
-        image = edge._images(predictor, size, 1, seed=1)
+        image = edge.example_images(predictor, size, 1, seed=1)
         torch.testing.assert_close(
             onnx_outputs(tmp_path / "out", image), model_outputs(predictor, image), atol=2e-4, rtol=1e-4
         )
@@ -135,7 +139,7 @@ def test_a_segmenter_of_any_height_and_width(tmp_path):
 
 def test_boxes_that_are_chosen_inside_are_those_of_the_model(detector, tmp_path):
     export(detector, tmp_path / "out", nms=True)
-    image = edge._images(detector, (96, 128), 1, seed=3)
+    image = edge.example_images(detector, (96, 128), 1, seed=3)
     boxes, labels, scores = onnx_outputs(tmp_path / "out", image)
     with torch.no_grad():
         [wanted] = detector.model(image)
@@ -188,9 +192,20 @@ def test_an_export_that_is_wrong_is_not_kept(classifier, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_executorch(name, tmp_path):
+def test_executorch(name, shallow, tmp_path):
     pytest.importorskip("executorch")
-    export(calibrated(name, (64, 64)), tmp_path / "out", format="executorch")
+    with shallow():
+        predictor = calibrated(name, (96, 96))
+    export(predictor, tmp_path / "out", format="executorch")
+
+
+def test_what_executorch_cannot_run_is_told_and_not_kept(shallow, tmp_path):
+    pytest.importorskip("executorch")
+    with shallow():
+        predictor = calibrated("espnetv2_050_ssd_voc", (64, 64))  # whose coarsest map is one pixel
+    with pytest.raises(ValueError, match=r"format='executorch': its runtime cannot run this graph \(.*0x10\)"):
+        export(predictor, tmp_path / "out", format="executorch")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pt2(classifier, tmp_path):

@@ -54,16 +54,17 @@ def check(made, expected, close=1e-4):
 
 @every_way
 @torch.no_grad()
-def test_compiled(way):
-    model, x = build(way)
+def test_compiled(way, shallow):
+    with shallow():
+        model, x = build(way)
     torch._dynamo.reset()
     check(torch.compile(model, backend="aot_eager", fullgraph=way != "detection")(x), model(x))
 
 
-def test_compiled_for_training():
-    model, x = build("width 0.5")
+def test_compiled_for_training(shallow):
+    with shallow():
+        (model, x), (other, _) = build("width 0.5"), build("width 0.5")
     model.train()
-    other, _ = build("width 0.5")
     other.train()
     torch._dynamo.reset()
     model.dropout = other.dropout = 0
@@ -110,16 +111,18 @@ def test_traced(way):
 
 @every_way
 @torch.no_grad()
-def test_exported(way):
-    model, x = build(way)
+def test_exported(way, shallow):
+    with shallow():
+        model, x = build(way)
     program = torch.export.export(model, (x,))
     again = torch.randn_like(x)
     check(program.module()(again), model(again))
 
 
 @torch.no_grad()
-def test_exported_for_any_number_of_pictures():
-    model, x = build("segmentation")
+def test_exported_for_any_number_of_pictures(shallow):
+    with shallow():
+        model, x = build("segmentation")
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},))
     for count in (1, 5):
         again = torch.randn(count, *x.shape[1:])
