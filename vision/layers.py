@@ -115,7 +115,11 @@ def pool_to(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     if not is_exporting():
         return F.adaptive_avg_pool2d(x, size)  # pyright: ignore[reportArgumentType]
-    # Other runtimes have no such operator, and a graph for one size would pick every cell by itself; two products do.
+    # Other runtimes have no such operator. Cells that are all of one size are plain pooling; for others the exporters
+    # would pick each cell by itself, and two products do as well.
+    sides = x.shape[2:]
+    if all(isinstance(side, int) and side % wanted == 0 for side, wanted in zip(sides, size, strict=True)):
+        return F.avg_pool2d(x, [side // wanted for side, wanted in zip(sides, size, strict=True)])
     rows, columns = (_pooling(x, axis, wanted) for axis, wanted in zip((2, 3), size, strict=True))
     return rows @ x @ columns.t()
 

@@ -87,9 +87,10 @@ def test_prelu_in_other_operators_is_exact(slopes):
 
 
 @pytest.mark.parametrize(
-    ("sides", "size"), [((7, 9), (5, 5)), ((30, 41), (5, 21)), ((5, 5), (5, 5)), ((3, 4), (6, 5))]
+    ("sides", "size"),
+    [((7, 9), (5, 5)), ((30, 41), (5, 21)), ((5, 5), (5, 5)), ((12, 9), (6, 3)), ((12, 9), (6, 4)), ((3, 4), (6, 5))],
 )
-def test_pooling_by_matrices_is_adaptive_pooling(sides, size):
+def test_the_pooling_that_is_exported_is_adaptive_pooling(sides, size):
     x = torch.randn(2, 3, *sides, dtype=torch.float64)
 
     class Pool(torch.nn.Module):
