@@ -247,6 +247,40 @@ def readme_edge() -> str:
     return markdown(["one thread, relative to PyTorch", "ONNX Runtime", "in int8"], lines)
 
 
+def exports() -> str:
+    """How many models of each kind were exported, and how far any was from PyTorch."""
+    kinds: dict[str, list[Row]] = {}
+    names = {"seg": "segmenters", "ssd": "detectors"}
+    for row in result("exports")["rows"]:
+        what = next((name for part, name in names.items() if f"_{part}_" in row["model"]), "classifiers")
+        kind = {"network": what, "boxes": "detectors that give boxes"}.get(row["graph"])
+        kinds.setdefault(kind or f"language models, one {row['graph']}", []).append(row)
+
+    def extreme(rows: list[Row], name: str, of: Callable[..., float]) -> str | None:
+        return f"{of(row[name] for row in rows):.2g}" if name in rows[0] else None
+
+    return markdown(
+        ("kind", "models", "largest difference", "least share of equal boxes"),
+        (
+            (kind, len(rows), extreme(rows, "largest_difference", max), extreme(rows, "boxes_that_agree", min))
+            for kind, rows in kinds.items()
+        ),
+    )
+
+
+def with_both_cells() -> str:
+    """The examples that can be run with either cell."""
+    lines: dict[str, Row] = {}
+    for row in result("examples")["rows"]:
+        if "cell" in row:
+            least = row["example"] in ("forecast", "characters")
+            best = (min if least else max)(row["baselines"].values())
+            known = {"better": "lower" if least else "higher", "the best without a network": best}
+            lines.setdefault(row["example"], known)[row["cell"].upper()] = row["score"]
+    columns = ("better", "ERU", "LSTM", "the best without a network")
+    return markdown(("example", *columns), ([name, *map(row.get, columns)] for name, row in lines.items()))
+
+
 def faults() -> str:
     """What struck how many trainings, and how many came to something else than without it."""
     rows = result("faults")["rows"]
@@ -326,7 +360,9 @@ TABLES: dict[str, Callable[[], str]] = {
             small_ptb,
             stdlib,
             digits,
+            exports,
             faults,
+            with_both_cells,
             readme_edge,
             readme,
             widths,
@@ -353,6 +389,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
     "fuzz": partial(listed, "fuzz", "case", "answered", "refused", "fault"),
+    "fuzz_coverage": partial(listed, "fuzz_coverage", "reader", "fed", "reached", "faults"),
     "scale": partial(listed, "scale", "words", "text_mb", *(f"{part}_mb" for part in PARTS)),
     "softmax": partial(listed, "scale", "softmax_head", "most_mb", table="softmax"),
     "soak": partial(
