@@ -34,7 +34,8 @@ class _Commands(click.Group):
             click.echo(error.format_message())
             sys.exit(0)
         except click.UsageError as error:
-            command = f" {error.ctx.info_name}" if error.ctx and error.ctx.parent else ""
+            called = next(iter(sys.argv[1:] if args is None else args), "")
+            command = f" {called}" if called in self.commands else ""
             _fail(f"{error.format_message()} ({program()}{command} --help shows an example)")
         except click.ClickException as error:
             _fail(error.format_message())

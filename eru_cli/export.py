@@ -41,7 +41,9 @@ _OF_LANGUAGE, _OF_VISION = ("graph",), ("weights", "num_classes", "labels", "mul
 @click.option("--web", is_flag=True, help="FOLDER is a page for a browser, which gets a tab for this model.")
 @as_json
 def export(model: str, out: str, batch: str, web: bool, as_json: bool, **options: Any) -> None:
-    r"""Write a trained model for ONNX Runtime, ExecuTorch or a browser, and verify it there.
+    r"""Write a trained model for another runtime.
+
+    ONNX Runtime, ExecuTorch, libtorch or a browser; it is verified there before the folder appears.
 
     \b
     python cli.py export ptb-awd-7m --quantize int8 --out ptb-onnx

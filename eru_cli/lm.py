@@ -51,8 +51,6 @@ def lm_train(
 ) -> None:
     r"""Train a language model into a run folder.
 
-    --max-steps counts the steps of the whole run, from its very beginning.
-
     \b
     python cli.py lm-train --data stdlib
     python cli.py lm-train --resume --out runs/stdlib-small
@@ -67,6 +65,8 @@ def lm_train(
         folder, base = open_folder(out)
         base = base if recipe is None else make_recipe(recipe)
         data, precision = data or trained_on(folder)[0], precision or folder.config.get("precision")
+    elif resume and data is None:
+        raise ValueError(f"--resume: no run in {out}; name its folder with --out, or start one there with --data too")
     else:
         base, data, precision = make_recipe(recipe or "small"), data or "stdlib", precision or "float32"
     if others["start"] is not None:  # weights bring their shape, and what is set besides is compared with it
@@ -95,12 +95,13 @@ def _learned(result: Result, recipe: Recipe) -> str:
     """What a training came to, for a person who has never seen one."""
     run = open_run(result.run)
     state = "finished" if result.finished else "stopped"
+    epoch = "the last epoch" if result.epochs else "the first epoch so far"
     lines = [
         f"{result.run}: {state} after step {result.steps}, {result.epochs} of {recipe.epochs} epochs complete; "
         f"{result.parameters:,} parameters, {result.tokens_per_second:,.0f} tokens/s",
         "perplexity of a token, the lower the better:",
         f"{result.valid_perplexity:10.2f}  on the validation text",
-        f"{result.train_perplexity:10.2f}  on the training text, over the last epoch, with dropout",
+        f"{result.train_perplexity:10.2f}  on the training text, over {epoch}, with dropout",
         "baselines, which only count, on the validation text:",
         f"{result.bigram_perplexity:10.2f}  from which token follows which (interpolated bigram)",
         f"{result.unigram_perplexity:10.2f}  from how often each token occurs (unigram)",

@@ -95,7 +95,8 @@ def vision_train(
     else:
         given = {"--task": task, "--data": data, "--layout": layout, "--model": model}
         if missing := [option for option, value in given.items() if value is None]:
-            raise ValueError(f"{', '.join(missing)}: must be given")
+            needed = f"{', '.join(missing)}: must be given"
+            raise ValueError(f"--resume: no run in {out}; to start one there, {needed}" if resume and out else needed)
         plan = make_recipe(recipe or "modern", task)
     parts = splits.split(",")
     if len(parts) != 2:

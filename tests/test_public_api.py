@@ -15,6 +15,22 @@ OPTIONAL = (
     "onnx",
 )
 
+# What the extras of pyproject.toml bring.
+EXTRAS = (
+    "matplotlib",
+    "PIL",
+    "faster_coco_eval",
+    "pycocotools",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "executorch",
+    "sklearn",
+    "skimage",
+    "scipy",
+    "pytest",
+)
+
 PUBLIC = [
     "EESP",
     "ERU",
@@ -48,6 +64,40 @@ print("\\n".join(sorted(set(sys.modules) - before)))
     upper = ("vision", "eru_cli", "eru.lm", "eru.training", "eru.complexity", "eru.recurrence.export")
     for name in (*OPTIONAL, *upper, "torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         assert not [module for module in loaded if module == name or module.startswith(f"{name}.")], name
+
+
+def test_every_module_can_be_imported_without_the_extras():
+    # All but the modules that are an extra's own part, which others import where they need them.
+    own = {"vision.drawing", "vision.onnx_nms", "eru.edge.quantize"}
+    program = f"""
+import importlib, pkgutil, sys
+for name in {EXTRAS}:
+    sys.modules[name] = None
+import eru, eru_cli, vision
+for package in (eru, eru_cli, vision):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if module.name not in {own}:
+            importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_plain_install_trains_a_language_model(tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("the cat sat on the mat\n" * 20)
+    program = f"""
+import sys
+for name in {EXTRAS}:
+    sys.modules[name] = None
+from eru_cli import main
+main(sys.argv[1:])
+"""
+    sizes = [f"--set={name}=4" for name in ("embedding_size", "hidden_size", "bptt")]
+    options = ["--data", tmp_path, "--out", tmp_path / "run", *sizes, "--set=batch_size=2", "--max-steps=2"]
+    done = subprocess.run([sys.executable, "-c", program, "lm-train", *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "validation perplexity" in done.stderr
 
 
 def test_public_names_of_vision():

@@ -94,6 +94,8 @@ def train(
         source = None if start is None else open_start(start, recipe, corpus)
         config = run_config(recipe, corpus, precision, source)
         run = resume_run(out, recipe, config, ranks) if resume else None
+        if run is None and ranks.is_main:
+            RunFolder(Path(out), {}).check_free()  # before a long text is read for nothing
         if not quiet:
             size = corpus.path("train").stat().st_size / 1e6
             print(f"reading the corpus {corpus.name}: {size:,.1f} MB of training text", file=sys.stderr)
@@ -120,14 +122,17 @@ def train(
             parameters, unknown = sum(p.numel() for p in model.parameters()), splits["valid"].unknown_rate
             print(
                 f"{len(splits['train'].ids):,} training tokens of {tokenizer.vocab_size:,} kinds; "
-                f"{unknown:.2%} of the validation text are unknown\n"
-                f"{out}: an {recipe.cell.upper()} of {parameters:,} parameters, {recipe.epochs} epochs on "
-                f"{ranks.device.type}; a line follows after each",
+                f"{unknown:.2%} of the validation text is unknown\n"
+                f"{out}: an {recipe.cell.upper()} of {parameters:,} parameters on "
+                f"{ranks.device.type}; epochs: {recipe.epochs}, a line follows after each",
                 file=sys.stderr,
             )
             if unknown > _MANY_UNKNOWN:
                 advice = "whatever is unknown is easy to predict; the tokenizer sentencepiece lacks nothing"
-                print(f"note: {unknown:.0%} of the validation text are unknown words, and {advice}", file=sys.stderr)
+                print(
+                    f"note: {unknown:.0%} of the words of the validation text are unknown, and {advice}",
+                    file=sys.stderr,
+                )
         is_new = run is None
         run = run or create_run(out, recipe, tokenizer, config, ranks)
         if ranks.is_main:

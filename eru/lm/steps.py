@@ -173,6 +173,8 @@ def end_epoch(
             }
         )
     figures = f"{session.told(train_loss)}, validation perplexity {perplexity_of(loss):.2f}"
+    if not complete and position.history:
+        figures += "; the best weights of a complete epoch are kept until this one is complete"
     session.tell(position, recipe.epochs, figures)
 
 

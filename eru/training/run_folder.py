@@ -80,17 +80,26 @@ class RunFolder:
             ValueError: The path is a file, holds a run already, or holds a file that the run would overwrite.
         """
         folder = cls(Path(path), _as_json(config))
-        if folder.config_path.exists():
-            raise ValueError(f"{path} holds a run already: continue it with --resume or take another folder")
-        for own in folder._other_files:
-            if own.exists():
-                raise ValueError(f"{own} would be overwritten by the new run: choose another folder")
+        folder.check_free()
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(f"cannot make the run folder {path}: a file is in its place") from error
         folder.save_config()
         return folder
+
+    def check_free(self) -> None:
+        """Refuse a folder in which a new run cannot start.
+
+        Raises:
+            ValueError: It holds a run already, or a file that the run would overwrite.
+        """
+        if self.config_path.exists():
+            advice = "go on with it (--resume, or resume=True in Python), or take another folder"
+            raise ValueError(f"{self.path} holds a run already: {advice}")
+        for own in self._other_files:
+            if own.exists():
+                raise ValueError(f"{own} would be overwritten by the new run: choose another folder")
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":

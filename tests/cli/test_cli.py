@@ -568,12 +568,45 @@ def test_the_help_of_every_command_has_examples_that_fit(call, name):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "command"), [(["lm-eval"], "eru lm-eval"), (["lm-tune"], "eru"), (["--x"], "eru")]
+    ("arguments", "command"),
+    [
+        (["lm-eval"], "eru lm-eval"),
+        (["lm-generate", "ptb-awd-7m", "--prompt"], "eru lm-generate"),
+        (["lm-tune"], "eru"),
+        (["--x"], "eru"),
+    ],
 )
 def test_what_was_typed_wrongly_is_answered_with_where_the_help_is(call, arguments, command):
     answer = call(*arguments)
     assert answer.code == 2
     assert answer.err.endswith(f" ({command} --help shows an example)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lm-train"], "--resume: no run in {}; name its folder with --out, or start one there with --data too"),
+        (["vision-train"], "--resume: no run in {}; to start one there, --task, --data, --layout, --model: must be"),
+    ],
+)
+def test_a_run_that_is_not_there_is_not_taken_for_another(arguments, message, call, tmp_path):
+    answer = call(*arguments, "--resume", "--out", tmp_path / "mistyped")
+    assert answer.code == 2
+    assert answer.err.startswith(f"Error: {message.format(tmp_path / 'mistyped')}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_folder_is_refused_before_anything_is_read(call, trained, corpus):
+    folder, _ = trained
+    answer = call("lm-train", "--data", corpus, "--out", folder)
+    assert (answer.code, len(answer.err.splitlines())) == (2, 1)
+    assert "holds a run already: go on with it (--resume, or resume=True in Python)" in answer.err
+
+
+def test_neither_run_nor_model(call, tmp_path):
+    answer = call("vision-eval", tmp_path / "none", "--data", "x", "--layout", "voc")
+    assert answer.code == 2
+    assert answer.err.startswith(f"Error: no run in {tmp_path / 'none'}, and as a model's name=")
 
 
 @pytest.mark.parametrize(("arguments", "shown"), [([], "lm-train"), (["-h"], "lm-eval"), (["lm-eval", "-h"], "RUN")])
@@ -672,7 +705,7 @@ def test_control_characters_of_a_corpus_do_not_reach_the_terminal(call, train, c
 def test_a_validation_text_that_is_mostly_unknown_is_noted(train, corpus, tmp_path):
     folder = shutil.copytree(corpus, tmp_path / "foreign")
     (folder / "valid.txt").write_text("le chat noir sat\n" * 9)
-    note = "note: 60% of the validation text are unknown words"
+    note = "note: 60% of the words of the validation text are unknown"
     assert note in train("--max-steps=1", data=folder).err
     assert "note:" not in train("--max-steps=2", "--resume").err
 

@@ -386,7 +386,7 @@ def test_a_copied_text_is_the_same_text(corpus, make_corpus, tmp_path):
 def test_an_existing_folder_is_left_alone(whole, corpus, tmp_path):
     recipe, folder = whole
     before = contents(folder)
-    with pytest.raises(ValueError, match="holds a run already: continue it with --resume"):
+    with pytest.raises(ValueError, match="holds a run already: go on with it"):
         train(recipe, corpus, folder, quiet=True)
     assert contents(folder) == before
     (tmp_path / "file").write_text("mine")

@@ -307,7 +307,7 @@ def test_what_is_trained_on_is_told_before_the_first_step(corpus, tmp_path, caps
     reading, tokens, model, *_ = capsys.readouterr().err.splitlines()
     assert reading == f"reading the corpus {corpus.name}: 0.0 MB of training text"
     assert tokens.startswith(f"{result.train_tokens:,} training tokens of {vocabulary} kinds; 0.00% of the validation")
-    assert model.startswith(f"{tmp_path / 'run'}: an ERU of {result.parameters:,} parameters, 2 epochs on cpu; ")
+    assert model.startswith(f"{tmp_path / 'run'}: an ERU of {result.parameters:,} parameters on cpu; epochs: 2, ")
 
 
 def test_without_matplotlib_it_says_so_once(corpus, tmp_path, capsys):

@@ -161,8 +161,8 @@ def train(
             parameters, classes = sum(p.numel() for p in network.parameters()), len(train_set.dataset.categories)
             print(
                 f"{len(train_set):,} training and {len(valid_set):,} validation pictures of {classes} classes\n"
-                f"{out}: {model}, {parameters:,} parameters, {recipe.all_epochs} epochs on "
-                f"{ranks.device.type}; a line follows after each",
+                f"{out}: {model}, {parameters:,} parameters on "
+                f"{ranks.device.type}; epochs: {recipe.all_epochs}, a line follows after each",
                 file=sys.stderr,
             )
         try:

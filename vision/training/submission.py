@@ -10,7 +10,6 @@ from eru.training import counted
 from vision.answers import Answer, Detections, Segmentation
 from vision.data.cityscapes import to_label_ids
 from vision.data.sample import Reader, Sample, Task
-from vision.drawing import indexed_mask
 from vision.predictor import Predictor
 
 _LEAST_SCORE = 0.01  # VOC ranks all detections, so those that a person would not be shown count too
@@ -50,10 +49,12 @@ def write_submission(
     for sample, found in _predictions(predictor, reader, quiet):
         assert isinstance(found, Segmentation)
         if layout == "cityscapes":
-            from PIL import Image
+            from PIL import Image  # here, since only who writes pictures needs it
 
             picture = Image.fromarray(to_label_ids(found.mask.astype(np.uint8)))
         else:
+            from vision.drawing import indexed_mask
+
             picture = indexed_mask(found.mask, found.dataset.colours)
         written.append(folder / f"{sample.name}.png")
         with atomic_write(written[-1], "wb") as file:
