@@ -40,7 +40,7 @@ def fetch(weights: Weights) -> Path:
         raise ValueError(
             f"weights={weights.name!r}: the download of {weights.url} failed ({error}); put the file at {path}, or "
             "name its path instead"
-        ) from error
+        ) from None
     if (found := blob_id(content)) != weights.blob:
         raise ValueError(f"{weights.url} is altered: its git blob id must be {weights.blob}, found {found}")
     with atomic_write(path, "wb") as file:

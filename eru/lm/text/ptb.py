@@ -71,7 +71,7 @@ def _download() -> Path:
                 f"ptb: not found in {places}, and the download of {PTB_URL + name} failed ({error}); put "
                 f"{', '.join(PTB_MD5)} into {folder} or into $ERU_DATA_DIR/ptb, or name their folder with --data-dir "
                 "(data_dir in Python)"
-            ) from error
+            ) from None
         _check(name, data, source=PTB_URL)
         with atomic_write(folder / name, "wb") as file:
             file.write(data)
