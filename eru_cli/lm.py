@@ -147,7 +147,9 @@ def lm_eval(
     device: str,
     as_json: bool,
 ) -> None:
-    r"""Exact perplexity of the model in the folder RUN, every token predicted once with its whole past.
+    r"""Measure the perplexity of the model in RUN.
+
+    It is exact: every token is predicted once, with its whole past.
 
     RUN may also be the name of a trained model that comes with the package: ptb-awd-7m.
 
@@ -187,7 +189,7 @@ def lm_eval(
 @device
 @as_json
 def lm_generate(run: str, prompt: str, tokens: int, device: str, as_json: bool, **sampling: Any) -> None:
-    r"""Continue a text with the model in the folder RUN.
+    r"""Continue a text with the model in RUN.
 
     By default with the trained model that comes with the package, ptb-awd-7m: lower-case newspaper English.
 

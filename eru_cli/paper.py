@@ -15,7 +15,9 @@ from vision.paper import Row, models, parameters, section_3, table_1
 @click.command("paper")
 @as_json
 def paper(as_json: bool) -> None:
-    r"""ESPNetv2's numbers that need no training, ours beside the printed ones.
+    r"""Show the paper's numbers and ours.
+
+    They are those that need no training: parameters, multiply-adds and receptive fields.
 
     \b
     python cli.py paper

@@ -40,7 +40,9 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    r"""Classify, segment or find objects in PICTUREs: files, or folders of them.
+    r"""Classify, segment or detect in pictures.
+
+    A PICTURE is a file, or a folder of them.
 
     Exit code 2 says that some picture failed, and 130 that Ctrl-C came; the answers about the others are given all
     the same.

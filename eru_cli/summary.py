@@ -11,6 +11,7 @@ import click
 import torch
 
 from eru.complexity import Stage, stages
+from eru.guess import did_you_mean
 from eru.lm.build import build_model, count_parameters
 from eru.lm.recipes import RECIPES, make_recipe
 from eru.lm.run import open_run, trained_names
@@ -31,7 +32,9 @@ _SECONDS = 0.5  # for which a model is timed
 )
 @as_json
 def summary(name: str, vocab_size: int, size: str | None, as_json: bool) -> None:
-    r"""Parameters and multiply-adds by stage of the model NAME.
+    r"""Count a model's parameters and operations.
+
+    They are told for each stage; an operation is a multiplication with an addition.
 
     NAME is a recipe, a run folder or a trained model of the package (ptb-awd-7m), counted per token, or a vision
     model, counted per picture. Of a vision model its speed on this machine's CPU is told as well.
@@ -90,8 +93,9 @@ def _language_stages(name: str, vocab_size: int) -> list[Stage]:
         run = open_run(name)
         recipe, vocab_size = run.recipe, run.tokenizer.vocab_size
     else:
-        names = ", ".join([*RECIPES, *trained_names(), *list_models()])
-        raise ValueError(f"NAME {name!r}: is no recipe, no run folder and no model; there are {names}")
+        names = [*RECIPES, *trained_names(), *list_models()]
+        meant, known = did_you_mean(name, names), ", ".join(names)
+        raise ValueError(f"NAME {name!r}: is no recipe, no run folder and no model; {meant}there are {known}")
     count_parameters(recipe, vocab_size)  # This refuses sizes that are larger than any memory.
     with torch.device("meta"):  # Nothing is computed, so nothing needs to be stored.
         model = build_model(recipe, vocab_size)

@@ -161,7 +161,7 @@ def _learned(result: Result, epochs: int) -> str:
 @_PRECISION
 @as_json
 def vision_eval(model: str, size: str | None, device: str, as_json: bool, **options: Any) -> None:
-    r"""Measure a run, or a model by its name, on a data set.
+    r"""Measure a run or a model on a data set.
 
     The numbers are top1 and top5, f1 and its parts, mean_iou, or map and map_07, each from 0 to 1.
 
@@ -182,7 +182,9 @@ def vision_eval(model: str, size: str | None, device: str, as_json: bool, **opti
 @click.option("--seed", type=int, default=0, help="A number that gives the same pictures again.")
 @as_json
 def vision_shapes(layout: Any, out: str, train_pictures: int, valid_pictures: int, seed: int, as_json: bool) -> None:
-    r"""Draw small pictures of six shapes, laid out as a known data set: something to learn on any machine.
+    r"""Draw a small data set of six shapes.
+
+    It lies on the disk as a known one does, and any machine can learn it.
 
     \b
     python cli.py vision-shapes --layout voc --out shapes

@@ -1,6 +1,5 @@
 """Models by name: five kinds of models in seven widths."""
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from eru.guess import did_you_mean
 from vision.backbone import WIDTHS, ESPNetv2, resolve_indices
 from vision.classification import Classifier
 from vision.detection import Detector
@@ -51,8 +51,7 @@ def network_of(name: str) -> type[Network]:
         'Segmenter'
     """
     if name not in _MODELS:
-        close = difflib.get_close_matches(str(name), _MODELS, n=3, cutoff=0.3)
-        meant = f"did you mean {', '.join(close)}? " if close else ""
+        meant = did_you_mean(name, _MODELS, cutoff=0.3)
         widths, kinds = (", ".join(names) for names in (map(model_name, WIDTHS), filter(None, KINDS)))
         raise ValueError(f"name={name!r}: no such model; {meant}there are {widths}, and each of them with {kinds}")
     return _NETWORKS[_MODELS[name][1].task]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from eru.guess import did_you_mean
 from eru.lm.model import CellName
 from eru.lm.text.tokenizer import TokenizerKind
 from eru.training import OptimizerName, Schedule
@@ -286,7 +287,10 @@ def parse_field(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     kinds = _field_types()
     if not separator or name not in kinds:
-        raise ValueError(f"{text!r}: must be field=value with a recipe field, one of {', '.join(sorted(kinds))}")
+        meant = did_you_mean(name, kinds)
+        raise ValueError(
+            f"{text!r}: {meant}must be field=value with a recipe field, one of {', '.join(sorted(kinds))}"
+        )
     readers: dict[Any, tuple[Callable[[str], Any], str]] = {
         bool: (lambda word: {"true": True, "false": False}[word.lower()], "true or false"),
         int: (int, "a whole number"),

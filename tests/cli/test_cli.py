@@ -558,6 +558,26 @@ def test_summary_of_a_run(call, trained):
     assert last[:2] == ["total", f"{answer.json['parameters']:,}"]
 
 
+def test_the_list_of_commands_is_not_cut(call):
+    listed = call("--help").out.partition("Commands:")[2]
+    assert all(name in listed for name in main.commands)
+    assert "..." not in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "guess"),
+    [
+        (["lm-train", "--set", "tokeniser=char"], "did you mean tokenizer? must be field=value"),
+        (["vision-train", "--set", "epoch=3"], "did you mean epochs? must be field=value"),
+        (["summary", "espnetv2_20"], "did you mean espnetv2_200"),
+    ],
+)
+def test_a_mistyped_name_is_guessed(arguments, guess, call):
+    answer = call(*arguments)
+    assert answer.code == 2
+    assert guess in answer.err
+
+
 @pytest.mark.parametrize("name", main.commands)
 def test_the_help_of_every_command_has_examples_that_fit(call, name):
     lines = [line.strip() for line in call(name, "--help").out.splitlines()]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from eru.guess import did_you_mean
 from eru.training import OptimizerName
 from vision.data.sample import Task
 from vision.training.schedules import Schedule
@@ -260,7 +261,8 @@ def parse_field(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     kinds = {name: kind for name, kind in get_type_hints(Recipe).items() if name not in ("name", "task")}
     if not separator or name not in kinds:
-        raise ValueError(f"{text!r}: must be field=value with a recipe field, one of {', '.join(kinds)}")
+        meant = did_you_mean(name, kinds)
+        raise ValueError(f"{text!r}: {meant}must be field=value with a recipe field, one of {', '.join(kinds)}")
     read, expected = _READERS.get(kinds[name], (str, "a name"))
     try:
         return name, read(value)
