@@ -1,5 +1,6 @@
 """Models by name: five kinds of models in seven widths."""
 
+import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
