@@ -260,7 +260,7 @@ def exports() -> str:
         return f"{of(row[name] for row in rows):.2g}" if name in rows[0] else None
 
     return markdown(
-        ("kind", "models", "largest difference", "least share of equal boxes"),
+        ("kind", "models", "largest difference", "least share of PyTorch's boxes"),
         (
             (kind, len(rows), extreme(rows, "largest_difference", max), extreme(rows, "boxes_that_agree", min))
             for kind, rows in kinds.items()

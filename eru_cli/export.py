@@ -1,11 +1,12 @@
 """export: a model for another runtime."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
-from eru.edge.page import write_page
+from eru.edge.page import check_page, write_page
 from eru.lm.edge import export as export_language_model
 from eru.lm.run import trained_names
 from eru.storage import read_json
@@ -52,16 +53,21 @@ def export(model: str, out: str, batch: str, web: bool, as_json: bool, **options
     is_vision = (not (Path(model) / "config.json").exists() and model in list_models()) or _is_vision_run(model)
     kind, others = (_VISION, _OF_LANGUAGE) if is_vision else (_LANGUAGE, _OF_VISION)
     for name in others:
-        if options.pop(name):
+        if options.pop(name) not in (None, False):
             raise ValueError(f"--{name.replace('_', '-')}: {model} is a {kind}, which has no such option")
     options["batch"] = "dynamic" if batch == "dynamic" else _number("--batch", batch)
     target = Path(out)
     if web:
         _check_for_page(options)
+        check_page(out)
         target /= "pictures" if is_vision else "text"
     record = _export_vision(model, target, web, options) if is_vision else _export_language(model, target, options)
     if web:
-        write_page(out)
+        try:
+            write_page(out)
+        except BaseException:
+            shutil.rmtree(target)  # so that the same command can be given again
+            raise
     text = f"{target / record['file']}: {record['bytes'] / 1e6:.1f} MB, {_told(record['verified'])}"
     if web:
         say(f"next: `npm install` and `python -m http.server --bind 127.0.0.1` in {out}, then open what it names")
@@ -71,7 +77,8 @@ def export(model: str, out: str, batch: str, web: bool, as_json: bool, **options
 def _is_vision_run(model: str) -> bool:
     """Whether a run folder is one of vision's; what is wrong with the folder is told by what opens it."""
     config = Path(model) / "config.json"
-    return config.exists() and read_json(config).get("kind") == "vision-model"
+    fields = read_json(config) if config.exists() else None
+    return isinstance(fields, dict) and fields.get("kind") == "vision-model"
 
 
 def _export_language(model: str, out: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Stubs, and formats that Pillow hands to other programs, which no picture of a stranger's should start.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
 
 def read_picture(picture: np.ndarray | str | Path) -> np.ndarray:
     """The pixels (H, W, 3) of a picture, uint8: red, green and blue.
@@ -48,8 +51,14 @@ def _open(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
             # Pillow warns of what it could mend, and of large pictures below its limit.
             warnings.simplefilter("ignore")
-            with Image.open(path) as file:
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(file)))
+            Image.init()
+            with Image.open(path, formats=sorted(Image.OPEN.keys() - _NOT_DECODED)) as file:
+                file.load()
+                try:
+                    turned = ImageOps.exif_transpose(file)
+                except Exception:  # what says how to turn it is damaged, and the picture is not
+                    turned = file
+                return np.asarray(_to_rgb(turned))
     except Exception as error:  # on damaged files Pillow's decoders raise almost anything
         raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
 
@@ -60,7 +69,9 @@ def _to_rgb(picture: "Image") -> "Image":
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is not known")
     if picture.mode.startswith("I"):  # greyscale of 16 bits, which some formats and versions of Pillow hold in 32
-        values = np.asarray(picture).astype(np.int64).clip(0, 65535)
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its grey values must be within 0..65535")
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if not picture.has_transparency_data:
         return picture.convert("RGB")

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from eru.edge.folder import (
     TOLERANCE,
     Format,
+    check_answers,
+    check_batch,
     check_format,
     largest_difference,
     new_export,
@@ -40,7 +42,7 @@ Quantize = Literal["none", "int8-weights", "int8"]
 _KINDS: dict[type[Network], str] = {Classifier: "classification", Segmenter: "segmentation", Detector: "detection"}
 _TRACED = (128, 160)  # of a graph for any size; small, since PyTorch computes it once
 _CHECKED = (97, 130)
-_PICTURES = 4  # drawn for each size
+_PICTURES, _SEEN = 4, 16  # drawn for each size; of the pictures that calibrate, at most
 _SHARE = 0.99  # of the pixels of a segmenter in int8, and of the boxes that are chosen inside of a graph
 _CHANGE = 0.05  # of a probability by int8
 _CALIBRATED = 100  # pictures, at most
@@ -103,14 +105,17 @@ def export(
         raise ValueError(f"predictor: its model is a {type(model).__name__}, and must be of vision's own kinds")
     check_format(format, quantize, ("none", "int8-weights", "int8"))
     _check_options(kind, format, size, batch, quantize, calibrate, nms)
-    graph = _graph(predictor, size, batch, nms)
-    translations: dict[Callable[..., Any], Callable[..., Any]] = {}
-    if nms and format == "onnx":
-        from vision.onnx_nms import nms_mask as in_onnx
-
-        translations[torch.ops.eru.nms_mask.default] = in_onnx
+    _check_predictor(predictor)
+    if isinstance(size, tuple):
+        replace(predictor.preprocessing, size=size)  # which refuses sizes beyond all pictures
+    pictures = [] if calibrate is None else list_pictures([calibrate])[:_CALIBRATED]
     with new_export(out, format) as folder:
-        pictures = [] if calibrate is None else list_pictures([calibrate])[:_CALIBRATED]
+        graph = _graph(predictor, size, batch, nms)
+        translations: dict[Callable[..., Any], Callable[..., Any]] = {}
+        if nms:
+            from vision.onnx_nms import nms_mask as in_onnx
+
+            translations[torch.ops.eru.nms_mask.default] = in_onnx
         quantizer = _quantizer(predictor, graph, quantize, pictures)
         written = write_model(folder, graph, format, quantize=quantizer, translations=translations)
         verified = _verify(predictor, graph, written.run, nms, quantize, pictures)
@@ -130,22 +135,34 @@ def _check_options(
     calibrate: str | Path | None,
     nms: bool,
 ) -> None:
-    if size not in (None, "dynamic") and (len(size) != 2 or min(size) < SMALLEST_SIDE):
+    sides = size if isinstance(size, tuple) else ()
+    if size not in (None, "dynamic") and not (
+        len(sides) == 2 and all(type(side) is int and side >= SMALLEST_SIDE for side in sides)
+    ):
         raise ValueError(f"size={size!r}: must be a height and a width of at least {SMALLEST_SIDE}, or 'dynamic'")
     if size == "dynamic" and kind == "detection":
         raise ValueError("size='dynamic': the priors of a detector belong to one size, so name it")
     if size == "dynamic" and format == "executorch":
         raise ValueError("size='dynamic': format='executorch' plans its memory for one size, so name it")
-    if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch={batch!r}: must be at least 1, or 'dynamic'")
+    check_batch(batch, format)
     if nms and kind != "detection":
         raise ValueError(f"nms=True: only a detector has boxes to choose from, and this model does {kind}")
-    if nms and format == "executorch":
-        raise ValueError("nms=True: format='executorch' has no such operator; leave it out")
+    if nms and format != "onnx":
+        raise ValueError(f"nms=True: format={format!r} has no such operator; leave it out")
     if quantize == "int8" and calibrate is None:
         raise ValueError("quantize='int8': needs calibrate, a folder of pictures that the ranges are taken from")
     if calibrate is not None and quantize != "int8":
         raise ValueError(f"calibrate={str(calibrate)!r}: only quantize='int8' takes ranges from pictures")
+
+
+def _check_predictor(predictor: Predictor) -> None:
+    """Refuse a model that no program could feed, or whose names would not stand in a list as they are."""
+    channels = cast(Any, predictor.model).backbone.in_channels
+    if channels != 3:
+        raise ValueError(f"predictor: its model has in_channels={channels}, and pictures have 3")
+    for name in predictor.dataset.categories:
+        if name.strip() != name or name.splitlines() != [name]:
+            raise ValueError(f"predictor: the class {name!r} must be one line without spaces around it")
 
 
 def _graph(
@@ -185,9 +202,10 @@ def _quantizer(
 
     if not pictures:
         return quantize_weights
-    shape = graph.inputs["image"].shape
-    prepare = replace(predictor.preprocessing, size=(shape[2], shape[3]))
-    images = (prepare(open_picture(path)).expand(shape) for path in pictures)
+    batch, *_, height, width = graph.inputs["image"].shape
+    size = predictor.preprocessing.size if "height" in graph.dimensions else (height, width)
+    prepare = replace(predictor.preprocessing, size=size, crop=None)
+    images = (prepare(open_picture(path)).expand(batch, -1, -1, -1) for path in pictures)
     return partial(quantize_convolutions, inputs=[{"image": image.numpy()} for image in images], layers=_IN_INT8)
 
 
@@ -217,14 +235,13 @@ def example_images(
     predictor: Predictor, size: tuple[int, int], count: int, seed: int, pictures: Sequence[Path] = ()
 ) -> Tensor:
     """So many pictures (N, C, H, W) as the network takes them: drawn ones, unless there are others."""
-    model: Any = predictor.model
-    rng, channels = np.random.default_rng(seed), model.backbone.in_channels
+    rng = np.random.default_rng(seed)
     prepare = replace(predictor.preprocessing, size=size, crop=None)
     if pictures:
         shown = [open_picture(path) for path, _ in zip(cycle(pictures), range(count), strict=False)]
     else:
         shown = [draw_scene(rng, size, rng.permutation(len(SHAPES))[:3].tolist())[0] for _ in range(count)]
-    return torch.stack([prepare(picture) for picture in shown])[:, torch.arange(channels) % 3].contiguous()
+    return torch.stack([prepare(picture) for picture in shown])
 
 
 def _verify(
@@ -237,18 +254,23 @@ def _verify(
     if "height" in graph.dimensions:
         usual = predictor.preprocessing.size
         sizes = [usual if usual != _TRACED else _TRACED[::-1], _CHECKED]
+    count = min(len(pictures), _SEEN) or _PICTURES
     model: Any = predictor.model
     probabilities = model.probabilities if isinstance(model, Classifier) else partial(torch.softmax, dim=-1)
     change = partial(_change, probabilities)
     int8 = _agreement if isinstance(model, Segmenter) else change
     measure = share_found if nms else largest_difference if quantize == "none" else int8
-    found = []
+    found, seen = [], 0
     for size in sizes:
         reference = Graph(_answers(predictor.model, size, nms), graph.inputs, graph.outputs)
         for batch in batches:
-            images = example_images(predictor, size, max(batch, _PICTURES // batch * batch), batch, pictures)
-            found += [measure(run([part]), reference.run([part])) for part in images.split(batch)]
-    checked = {"sizes": [list(size) for size in sizes], "batches": list(batches), "pictures": len(found)}
+            images = example_images(predictor, size, max(batch, count // batch * batch), batch, pictures)
+            for part in images.split(batch):
+                made, wanted = run([part]), reference.run([part])
+                check_answers(made, wanted)
+                found.append(measure(made, wanted))
+            seen += len(images)
+    checked = {"sizes": [list(size) for size in sizes], "batches": list(batches), "pictures": seen}
     if measure is largest_difference:
         require(max(found) <= TOLERANCE, f"it differs from PyTorch by {max(found):.2g}, above {TOLERANCE}")
         return {**checked, "largest_difference": max(found)}
@@ -262,8 +284,8 @@ def _verify(
 
 def _agreement(made: list[Tensor], wanted: list[Tensor]) -> float:
     """The share of the pixels that get the same class; of a single one, whose logit has its sign."""
-    ours, theirs = wanted[0], made[0]
-    same = ours.argmax(dim=1) == theirs.argmax(dim=1) if ours.shape[1] > 1 else (ours > 0) == (theirs > 0)
+    found, exact = made[0], wanted[0]
+    same = found.argmax(dim=1) == exact.argmax(dim=1) if exact.shape[1] > 1 else (found > 0) == (exact > 0)
     return same.double().mean().item()
 
 
@@ -273,9 +295,10 @@ def _change(probabilities: Callable[[Tensor], Tensor], made: list[Tensor], wante
 
 
 def share_found(made: list[Tensor], wanted: list[Tensor]) -> float:
-    """The share of PyTorch's boxes that the export gives too: of the same label, with nearly its corners and score.
+    """The share of boxes that both give, of PyTorch's or of the export's, whichever is smaller.
 
-    Boxes of nearly one score may come in another order, so each is looked for among all of its picture.
+    Two boxes are one if they have the same label and nearly the same corners and score. Boxes of nearly one score may
+    come in another order, so each is looked for among all of its picture.
 
     Example:
         >>> boxes, labels, scores = torch.rand(1, 3, 4), torch.tensor([[1, 2, 2]]), torch.tensor([[0.9, 0.8, -1.0]])
@@ -285,5 +308,6 @@ def share_found(made: list[Tensor], wanted: list[Tensor]) -> float:
     boxes, labels, scores = (tensor.unsqueeze(2) for tensor in wanted)
     found_boxes, found_labels, found_scores = (tensor.unsqueeze(1) for tensor in made)
     near = ((boxes - found_boxes).abs().amax(dim=-1) < _NEAR) & ((scores - found_scores).abs() < _NEAR)
-    found = (near & (labels == found_labels)).any(dim=2)[wanted[2] >= 0]
-    return found.double().mean().item() if found.numel() else 1.0
+    equal = near & (labels == found_labels)  # (N, PyTorch's boxes, the export's)
+    sides = equal.any(dim=2)[wanted[2] >= 0], equal.any(dim=1)[made[2] >= 0]
+    return min(side.double().mean().item() if side.numel() else 1.0 for side in sides)

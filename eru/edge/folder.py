@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ Format = Literal["onnx", "pt2", "executorch"]
 _ENDS = {"onnx": "onnx", "pt2": "pt2", "executorch": "pte"}
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "executorch": ("executorch",)}
 _EXTRAS = {"onnx": "export", "executorch": "executorch"}
+_MOST = 2**16  # texts or pictures of one call
 TOLERANCE = 1e-4  # between a runtime's answers in float32 and PyTorch's, for answers of at most 1; else in proportion
 
 
@@ -53,6 +54,19 @@ def check_format(format: str, quantize: str, quantizations: Sequence[str]) -> No
         raise ValueError(f"quantize={quantize!r}: only format='onnx' has int8 here, and format={format!r} was given")
 
 
+def check_batch(batch: object, format: Format) -> None:
+    """Refuse a number of texts or pictures that no call could take, or that the format cannot leave open.
+
+    Raises:
+        ValueError: One of these.
+    """
+    if batch == "dynamic":
+        if format == "executorch":
+            raise ValueError("batch='dynamic': format='executorch' plans its memory for one number, so name it")
+    elif not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= _MOST:
+        raise ValueError(f"batch={batch!r}: must be a whole number, 1 to {_MOST:,}, or 'dynamic'")
+
+
 @contextmanager
 def new_export(out: str | Path, format: Format) -> Iterator[Path]:
     """Make the folder ``out``, which appears once everything in it is written and verified.
@@ -67,10 +81,17 @@ def new_export(out: str | Path, format: Format) -> Iterator[Path]:
     out = Path(out)
     if out.exists():
         raise ValueError(f"out={str(out)!r} is there already: choose a folder that is not")
+    made = [parent for parent in out.absolute().parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with draft_of(out) as draft:
-        draft.mkdir()
-        yield draft
+    try:
+        with draft_of(out) as draft:
+            draft.mkdir()
+            yield draft
+    except BaseException:
+        with suppress(OSError):  # Others may have put something there in the meantime.
+            for parent in made:
+                parent.rmdir()
+        raise
 
 
 def write_model(
@@ -112,21 +133,33 @@ def largest_difference(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> floa
     """The largest difference between a runtime's answers and PyTorch's; beyond 1 in proportion to the answers.
 
     Raises:
-        ValueError: The answers have other shapes.
+        ValueError: As for :func:`check_answers`.
 
     Example:
         >>> import torch
         >>> round(largest_difference([torch.tensor([1.0, 20.0])], [torch.tensor([1.0, 20.2])]), 4)
         0.0099
     """
+    check_answers(made, wanted)
     largest = 0.0
-    for ours, theirs in zip(wanted, made, strict=True):
-        if ours.shape != theirs.shape:
-            raise ValueError(f"the export gives the shape {tuple(theirs.shape)}, PyTorch {tuple(ours.shape)}")
-        if ours.numel():
-            scale = max(1.0, ours.double().abs().max().item())
-            largest = max(largest, (ours.double() - theirs.double()).abs().max().item() / scale)
+    for found, exact in zip(made, wanted, strict=True):
+        if exact.numel():
+            scale = max(1.0, exact.double().abs().max().item())
+            largest = max(largest, (found.double() - exact.double()).abs().max().item() / scale)
     return largest
+
+
+def check_answers(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    """Refuse answers that cannot be compared: a number that is none is neither near nor far from another.
+
+    Raises:
+        ValueError: A runtime's answers have other shapes than PyTorch's, or one of either is not finite.
+    """
+    for found, exact in zip(made, wanted, strict=True):
+        if found.shape != exact.shape:
+            raise ValueError(f"the export gives the shape {tuple(found.shape)}, PyTorch {tuple(exact.shape)}")
+        for whose, answer in (("PyTorch", exact), ("the export", found)):
+            require(bool(answer.isfinite().all()), f"{whose} answers with numbers that are not finite")
 
 
 def require(holds: bool, found: str) -> None:

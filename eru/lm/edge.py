@@ -11,6 +11,7 @@ from torch import Tensor
 from eru.edge.folder import (
     TOLERANCE,
     Format,
+    check_batch,
     check_format,
     largest_difference,
     new_export,
@@ -75,8 +76,9 @@ def export(
     check_format(format, quantize, ("none", "int8"))
     if graph not in ("step", "sequence"):
         raise ValueError(f"graph={graph!r}: must be step or sequence")
-    if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch={batch!r}: must be at least 1, or 'dynamic'")
+    if graph == "sequence" and format == "executorch":
+        raise ValueError("graph='sequence': format='executorch' plans its memory for one length; take graph='step'")
+    check_batch(batch, format)
     run = run if isinstance(run, LanguageModelRun) else open_run(run)
     model, name = run.load_model(), run.folder.path.resolve().name
     traced = _graph(model, graph, batch)

@@ -72,7 +72,8 @@ def test_a_page_gets_a_tab_for_each_model(call, trained, weights, tmp_path):
         (["ptb-awd-7m", "--num-classes", "3"], "--num-classes: ptb-awd-7m is a language model, which has no such"),
         (["espnetv2_100", "--graph", "step"], "--graph: espnetv2_100 is a vision model, which has no such option"),
         (["ptb-awd-7m", "--batch", "many"], "--batch 'many': must be a whole number, or dynamic"),
-        (["ptb-awd-7m", "--batch", "0"], "batch=0: must be at least 1, or 'dynamic'"),
+        (["ptb-awd-7m", "--batch", "0"], "batch=0: must be a whole number, 1 to 65,536, or 'dynamic'"),
+        (["ptb-awd-7m", "--num-classes", "0"], "--num-classes: ptb-awd-7m is a language model, which has no such"),
         (["ptb-awd-7m", "--quantize", "int8-weights"], "quantize='int8-weights': must be one of none, int8"),
         (["ptb-awd-7m", "--web", "--format", "pt2"], "--format pt2: --web needs onnx"),
         (["ptb-awd-7m", "--web", "--batch", "dynamic"], "--batch dynamic: --web needs 1"),
@@ -85,6 +86,36 @@ def test_a_page_gets_a_tab_for_each_model(call, trained, weights, tmp_path):
 def test_bad_input(arguments, message, call, tmp_path):
     assert refusal(call("export", *arguments, "--out", tmp_path / "out")).startswith(message)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [["index.html"], ["package.json"], ["style.css", "package.json"]])
+def test_a_page_takes_the_place_of_no_other_files(names, call, trained, tmp_path):
+    folder, _ = trained
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in names:
+        (site / name).write_text('{"name": "mine"}')
+    assert "which the page would overwrite" in refusal(call("export", folder, "--web", "--out", site))
+    assert sorted(path.name for path in site.iterdir()) == sorted(names)
+    assert {path.read_text() for path in site.iterdir()} == {'{"name": "mine"}'}
+
+
+def test_a_page_that_cannot_be_written_leaves_no_model(call, trained, tmp_path, monkeypatch):
+    folder, _ = trained
+
+    def full(_):
+        raise OSError(28, "No space left on device", "app.js")
+
+    command = importlib.import_module("eru_cli.export")
+    monkeypatch.setattr(command, "write_page", full)
+    assert "No space left" in refusal(call("export", folder, "--web", "--out", tmp_path / "site"))
+    assert not (tmp_path / "site" / "text").exists()
+
+
+def test_a_config_that_is_no_object(call, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("[]")
+    refusal(call("export", tmp_path / "run", "--out", tmp_path / "out"))
 
 
 def test_a_detector_on_the_page_chooses_its_boxes(call, tmp_path):

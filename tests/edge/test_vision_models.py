@@ -1,6 +1,7 @@
 """Exports of vision models, compared with the models themselves, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,12 @@ def test_a_box_that_is_missing_or_moved_counts():
     moved[0, 0, 0] += 0.1
     assert share_found([moved, labels, scores], [boxes, labels, scores]) == pytest.approx(2 / 3)
     assert share_found([boxes, 3 - labels, scores], [boxes, labels, scores]) == 0
+    # A box that only the export gives counts, too, and where one gives none the other must not either.
+    more = torch.where(scores < 0, 0.4, scores)
+    assert share_found([boxes, labels, more], [boxes, labels, scores]) == pytest.approx(3 / 4)
+    none = torch.full_like(scores, -1)
+    assert share_found([boxes, labels, scores], [boxes, labels, none]) == 0
+    assert share_found([boxes, labels, none], [boxes, labels, none]) == 1
 
 
 def test_weights_in_int8(classifier, tmp_path, monkeypatch):
@@ -176,7 +183,13 @@ def test_int8_from_pictures(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(edge, "_CHANGE", 1.0)  # of drawn weights nothing better can be asked
     export(classifier, tmp_path / "out", quantize="int8", calibrate=tmp_path / "pictures")
     model = onnx.load(tmp_path / "out" / "model.onnx")
-    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    # What multiplies in eight bits is told by the weights that it takes.
+    eight = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    kept = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
+    names = " ".join(sorted(eight.get(name, name) for name in kept if name in eight))
+    assert all(f"level{level}" in names for level in (3, 4, 5))
+    assert "level1" not in names
+    assert "level2" not in names
 
 
 def test_an_export_that_is_wrong_is_not_kept(classifier, tmp_path, monkeypatch):
@@ -209,6 +222,29 @@ def test_what_executorch_cannot_run_is_told_and_not_kept(shallow, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("nms", [False, True])
+def test_numbers_that_are_none_are_never_verified(nms, shallow, tmp_path):
+    with shallow():
+        predictor = calibrated("espnetv2_050_ssd_voc", num_classes=4)
+    with torch.no_grad():
+        next(predictor.model.get_classifier().parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not kept: PyTorch answers with numbers that are not finite"):
+        export(predictor, tmp_path / "deep" / "out", nms=nms)
+    assert list(tmp_path.iterdir()) == []  # nor the folders above
+
+
+def test_models_that_no_picture_fits_and_names_that_are_no_lines_are_refused(shallow, classifier, tmp_path):
+    with shallow():
+        grey = load_predictor("espnetv2_050", None, num_classes=2, in_channels=1)
+    with pytest.raises(ValueError, match="its model has in_channels=1, and pictures have 3"):
+        export(grey, tmp_path / "out")
+    for name in ("a\nb", " c", ""):
+        names = (name, *classifier.dataset.categories[1:])
+        other = replace(classifier, dataset=replace(classifier.dataset, categories=names))
+        with pytest.raises(ValueError, match="must be one line without spaces around it"):
+            export(other, tmp_path / "out")
+
+
 def test_pt2(classifier, tmp_path):
     record = export(classifier, tmp_path / "out", format="pt2", batch="dynamic")
     assert record["verified"]["largest_difference"] < 1e-4
@@ -220,7 +256,13 @@ def test_pt2(classifier, tmp_path):
         ("classifier", {"size": (16, 16)}, r"size=\(16, 16\): must be a height and a width of at least 32"),
         ("detector", {"size": "dynamic"}, "size='dynamic': the priors of a detector belong to one size"),
         ("classifier", {"size": "dynamic", "format": "executorch"}, "size='dynamic': format='executorch' plans"),
-        ("classifier", {"batch": 0}, "batch=0: must be at least 1, or 'dynamic'"),
+        ("classifier", {"size": (64.0, 64)}, r"size=\(64.0, 64\): must be a height and a width"),
+        ("classifier", {"size": 64}, "size=64: must be a height and a width"),
+        ("classifier", {"size": (10**30, 64)}, "size"),
+        ("classifier", {"batch": 0}, "batch=0: must be a whole number, 1 to 65,536, or 'dynamic'"),
+        ("classifier", {"batch": "dynamic", "format": "executorch"}, "batch='dynamic': format='executorch' plans"),
+        ("detector", {"nms": True, "format": "pt2"}, "nms=True: format='pt2' has no such operator"),
+        ("classifier", {"quantize": "int8", "calibrate": "nowhere"}, "nowhere"),
         ("classifier", {"nms": True}, "nms=True: only a detector has boxes"),
         ("detector", {"nms": True, "format": "executorch"}, "nms=True: format='executorch' has no such operator"),
         ("classifier", {"quantize": "int8"}, "quantize='int8': needs calibrate"),

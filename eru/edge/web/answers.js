@@ -50,8 +50,12 @@ function segment({ logits }, { colours, background }, names) {
 function detect({ boxes, labels, scores }, { colours }, names) {
   const found = [];
   scores.data.forEach((score, i) => {
+    if (!Number.isFinite(score)) throw new Error("The model's outputs are not finite: its file may be damaged.");
     if (score < LEAST_SCORE) return;
     const label = Number(labels.data[i]);
+    if (!(label in names)) {
+      throw new Error(`The model found the class ${label}, but labels.txt has ${names.length} names.`);
+    }
     const box = [...boxes.data.slice(4 * i, 4 * i + 4)];
     found.push({ name: names[label], share: score, colour: colours[label], box });
   });

@@ -21,7 +21,7 @@ export class SentencePieces {
       this.longest = Math.max(this.longest, [...piece].length);
       least = Math.min(least, scores[id]);
     }
-    this.unknownScore = least - UNKNOWN_PENALTY;
+    this.unknownScore = Math.fround(least - UNKNOWN_PENALTY); // sentencepiece adds up numbers of 32 bits
   }
 
   /** No part of a line is lacking, since every byte has a piece. */
