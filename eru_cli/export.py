@@ -53,7 +53,7 @@ def export(model: str, out: str, batch: str, web: bool, as_json: bool, **options
     is_vision = (not (Path(model) / "config.json").exists() and model in list_models()) or _is_vision_run(model)
     kind, others = (_VISION, _OF_LANGUAGE) if is_vision else (_LANGUAGE, _OF_VISION)
     for name in others:
-        if options.pop(name) not in (None, False):
+        if (value := options.pop(name)) is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')}: {model} is a {kind}, which has no such option")
     options["batch"] = "dynamic" if batch == "dynamic" else _number("--batch", batch)
     target = Path(out)

@@ -1,5 +1,6 @@
 """Exports of vision models, compared with the models themselves, and what is refused."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from eru.edge import quantize
-from vision import edge, list_models, load_predictor
+from vision import create_model, edge, list_models, load_predictor
 from vision.edge import export, share_found
 from vision.export_form import export_form
 from vision.layers import pool_to
@@ -234,13 +235,15 @@ def test_numbers_that_are_none_are_never_verified(nms, shallow, tmp_path):
 
 
 def test_models_that_no_picture_fits_and_names_that_are_no_lines_are_refused(shallow, classifier, tmp_path):
+    grey = copy.copy(classifier)
     with shallow():
-        grey = load_predictor("espnetv2_050", None, num_classes=2, in_channels=1)
+        grey.model = create_model("espnetv2_050", in_channels=1, num_classes=6)
     with pytest.raises(ValueError, match="its model has in_channels=1, and pictures have 3"):
         export(grey, tmp_path / "out")
     for name in ("a\nb", " c", ""):
         names = (name, *classifier.dataset.categories[1:])
-        other = replace(classifier, dataset=replace(classifier.dataset, categories=names))
+        other = copy.copy(classifier)
+        other.dataset = replace(classifier.dataset, categories=names)
         with pytest.raises(ValueError, match="must be one line without spaces around it"):
             export(other, tmp_path / "out")
 
