@@ -287,7 +287,7 @@ def parse_field(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     kinds = _field_types()
     if not separator or name not in kinds:
-        meant = did_you_mean(name, kinds)
+        meant = "" if name in kinds else did_you_mean(name, kinds)
         raise ValueError(
             f"{text!r}: {meant}must be field=value with a recipe field, one of {', '.join(sorted(kinds))}"
         )

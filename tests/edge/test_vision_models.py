@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from eru.edge import quantize
+from eru.edge.folder import largest_difference
 from vision import create_model, edge, list_models, load_predictor
 from vision.edge import export, share_found
 from vision.export_form import export_form
@@ -223,14 +225,24 @@ def test_what_executorch_cannot_run_is_told_and_not_kept(shallow, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("nms", [False, True])
-def test_numbers_that_are_none_are_never_verified(nms, shallow, tmp_path):
+def test_an_answer_that_is_not_finite_is_refused_whoever_gives_it():
+    whole, broken = [torch.ones(2)], [torch.tensor([1.0, math.nan])]
+    for made, wanted, whose in (
+        (broken, whole, "the export"),
+        (whole, broken, "PyTorch"),
+        (broken, broken, "PyTorch"),
+    ):
+        with pytest.raises(ValueError, match=f"{whose} answers with numbers that are not finite"):
+            largest_difference(made, wanted)
+
+
+def test_numbers_that_are_none_are_never_verified(shallow, tmp_path):
     with shallow():
         predictor = calibrated("espnetv2_050_ssd_voc", num_classes=4)
     with torch.no_grad():
         next(predictor.model.get_classifier().parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="not kept: PyTorch answers with numbers that are not finite"):
-        export(predictor, tmp_path / "deep" / "out", nms=nms)
+        export(predictor, tmp_path / "deep" / "out", nms=True)
     assert list(tmp_path.iterdir()) == []  # nor the folders above
 
 

@@ -122,7 +122,7 @@ def test_fields_are_read_from_text(text, expected):
     ("text", "message"),
     [
         ("epochs", "'epochs': must be field=value with a recipe field, one of .*hidden_size"),
-        ("layers=3", "'layers=3': must be field=value with a recipe field"),
+        ("layers=3", "'layers=3': did you mean .*num_layers.*must be field=value with a recipe field"),
         ("name=mine", "'name=mine': must be field=value with a recipe field"),
         ("epochs=many", "'epochs=many': the value must be a whole number"),
         ("epochs=2.5", "'epochs=2.5': the value must be a whole number"),

@@ -261,7 +261,7 @@ def parse_field(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     kinds = {name: kind for name, kind in get_type_hints(Recipe).items() if name not in ("name", "task")}
     if not separator or name not in kinds:
-        meant = did_you_mean(name, kinds)
+        meant = "" if name in kinds else did_you_mean(name, kinds)
         raise ValueError(f"{text!r}: {meant}must be field=value with a recipe field, one of {', '.join(kinds)}")
     read, expected = _READERS.get(kinds[name], (str, "a name"))
     try:
