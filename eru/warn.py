@@ -18,25 +18,18 @@ def warn_once(message: str, stacklevel: int = 2) -> None:
 
 
 @contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Keep back what another package says of itself in the ``with`` block: of its own old parts, for the most part.
-
-    Args:
-        logger: Whose notes below errors are kept back; an empty name means everybody's.
+def quiet() -> Iterator[None]:
+    """Keep back what other packages say of themselves in the ``with`` block: their warnings, and notes below errors.
 
     Example:
-        >>> with quiet("somebody"):
+        >>> with quiet():
         ...     logging.getLogger("somebody").warning("not shown")
     """
-    log = logging.getLogger(logger)
-    level, disabled = log.level, logging.root.manager.disable
-    log.setLevel(logging.ERROR)
-    if not logger:
-        logging.disable(logging.WARNING)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
         logging.disable(disabled)

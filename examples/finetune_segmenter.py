@@ -7,8 +7,8 @@ The score is the mean IoU over the classes (the pixels that are rightly of a cla
 said to be) in the other pictures, in the size in which the network sees them; higher is better. The baseline takes
 everything for background.
 
-The goal is a score of at least 0.40 from nothing. The authors' weights, which a name downloads, come further in as
-many steps.
+The goal is a score of at least 0.60. The authors' weights, which a name downloads, reach it in so few steps; from
+nothing the network falls short of it.
 
     python examples/finetune_segmenter.py --picture segmenter.png
     python examples/finetune_segmenter.py --weights espnetv2_050_seg_voc.256x256 --picture segmenter.png
@@ -36,7 +36,7 @@ from vision.metrics import MeanIoU
 
 MODEL = "espnetv2_050_seg_voc"
 BATCH_SIZE, LEARNING_RATE = 16, 4e-3
-GOAL = 0.40
+GOAL = 0.60
 SHOWN = 6  # pictures
 
 

@@ -54,7 +54,9 @@ def network_of(name: str) -> type[Network]:
     if name not in _MODELS:
         meant = did_you_mean(name, _MODELS, cutoff=0.3)
         widths, kinds = (", ".join(names) for names in (map(model_name, WIDTHS), filter(None, KINDS)))
-        raise ValueError(f"name={name!r}: no such model; {meant}there are {widths}, and each of them with {kinds}")
+        # Commands take the folder of a run in the same place, and only a path has several parts.
+        what = "no such model" if Path(str(name)).name == str(name) else "no such model, and no run in such a folder"
+        raise ValueError(f"name={name!r}: {what}; {meant}there are {widths}, and each of them with {kinds}")
     return _NETWORKS[_MODELS[name][1].task]
 
 

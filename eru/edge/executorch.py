@@ -12,7 +12,7 @@ from eru.warn import quiet
 
 def write_executorch(graph: Graph, path: Path) -> None:
     """Write the graph, lowered to XNNPACK where that has its operators."""
-    with quiet(""):
+    with quiet():
         xnnpack = import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         exir = import_module("executorch.exir")
         lowered = exir.to_edge_transform_and_lower(graph.trace(), partitioner=[xnnpack.XnnpackPartitioner()])
@@ -21,7 +21,7 @@ def write_executorch(graph: Graph, path: Path) -> None:
 
 def open_executorch(path: Path) -> Run:
     """The program of a file in ExecuTorch's own runtime."""
-    with quiet(""):
+    with quiet():
         runtime = import_module("executorch.runtime")
     method = runtime.Runtime.get().load_program(path).load_method("forward")
 

@@ -25,7 +25,7 @@ def to_onnx(graph: Graph, translations: Mapping[Callable[..., Any], Callable[...
     """
     import onnx
 
-    with quiet(""):
+    with quiet():
         made = torch.onnx.export(
             graph.trace(),
             input_names=list(graph.inputs),

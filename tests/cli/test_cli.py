@@ -623,10 +623,14 @@ def test_a_taken_folder_is_refused_before_anything_is_read(call, trained, corpus
     assert "holds a run already: go on with it (--resume, or resume=True in Python)" in answer.err
 
 
-def test_neither_run_nor_model(call, tmp_path):
-    answer = call("vision-eval", tmp_path / "none", "--data", "x", "--layout", "voc")
+@pytest.mark.parametrize(
+    "arguments", [("vision-eval", "RUN", "--data", "x", "--layout", "voc"), ("predict", "x.png", "--model", "RUN")]
+)
+def test_neither_run_nor_model(arguments, call, tmp_path):
+    run = str(tmp_path / "none")
+    answer = call(*(run if argument == "RUN" else argument for argument in arguments))
     assert answer.code == 2
-    assert answer.err.startswith(f"Error: no run in {tmp_path / 'none'}, and as a model's name=")
+    assert f"name={run!r}: no such model, and no run in such a folder; there are espnetv2_050" in answer.err
 
 
 @pytest.mark.parametrize(("arguments", "shown"), [([], "lm-train"), (["-h"], "lm-eval"), (["lm-eval", "-h"], "RUN")])

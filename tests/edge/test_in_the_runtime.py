@@ -35,5 +35,6 @@ def test_a_classifier_says_the_same(options, shallow, tmp_path):
     export_vision_model(predictor, tmp_path / "out")
     found, wanted = eru_runtime.load(tmp_path / "out")(picture), predictor(vision.pictures.open_picture(picture))
     known = dict(zip(wanted.labels, wanted.probabilities, strict=True))
+    assert found.labels
     for label, probability in zip(found.labels, found.probabilities, strict=True):
         assert known[label] == pytest.approx(probability, abs=0.01)

@@ -115,15 +115,10 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     is_run = (Path(model) / "config.json").exists()
-    if not is_run:
-        try:
-            network_of(str(model))
-        except ValueError as error:
-            raise ValueError(f"no run in {model}, and as a model's {error}") from error
-        if data is None or layout is None:
-            raise ValueError(
-                f"data={data!r}, layout={layout!r}: both must be given, since {str(model)!r} is no run folder"
-            )
+    if not is_run and network_of(str(model)) and (data is None or layout is None):
+        raise ValueError(
+            f"data={data!r}, layout={layout!r}: both must be given, since {str(model)!r} is no run folder"
+        )
     network, task, preprocessing, dataset, trained = (
         _open_run(model, weights, device) if is_run else _open_model(str(model), weights, device)
     )
