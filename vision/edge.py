@@ -269,6 +269,7 @@ def _verify(
                 made, wanted = run([part]), reference.run([part])
                 check_answers(made, wanted)
                 if nms:  # Where no score is a number nothing is found, which is finite.
+                    assert isinstance(model, Detector)
                     with torch.no_grad():
                         raw = model.raw(part)
                     check_answers(raw, raw)
