@@ -137,15 +137,14 @@ class EESPGates(nn.Module):
         rows = x.reshape(-1, self.input_size)  # (N, M)
         # To compose costs as much as about H rows of the direct way. A traced graph must not depend on their number.
         composes = traced or rows.shape[0] >= self.size
-        in_c = self.runs_in_c(x)
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._weights))
         # In types for which processors have matrix units, and for narrow cells, one larger product is cheaper than the
         # copies between those of several gates.
-        is_narrow = in_c and self.size <= _NARROW and (composes or learns)
-        if is_narrow or (composes and self.units > 1 and product_dtype(x).itemsize < 4):
-            return F.linear(x, self.dense_weight(), bias)
-        if in_c and not learns and self._is_little_work(rows):
+        has_matrix_unit = self.units > 1 and product_dtype(x).itemsize < 4
+        if not learns and self._is_little_work(rows) and self.runs_in_c(x, narrow=True):
             gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
+        elif (composes and has_matrix_unit) or ((composes or learns) and self.size <= _NARROW and self.runs_in_c(x)):
+            return F.linear(x, self.dense_weight(), bias)
         else:
             if composes and self._branches_join_reduce:  # the form of the recipes, in training
                 parts = F.linear(rows, self._branched_reduce()).unflatten(1, (self.branches, self.units, -1))
@@ -202,7 +201,7 @@ class EESPGates(nn.Module):
         """A whole evaluated step of this map's cell in one compiled call; ``None`` where that cannot be."""
         if torch.is_grad_enabled() or self.gates != 4 or not self._is_little_work(x, weight_hh):
             return None
-        if not self.runs_in_c(x, weight_hh, h, c, weight_hh if bias is None else bias):
+        if not self.runs_in_c(x, weight_hh, h, c, weight_hh if bias is None else bias, narrow=True):
             return None
         # A step that does not call this module must not pass over what hangs on its call.
         if self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook():
@@ -215,14 +214,22 @@ class EESPGates(nn.Module):
         few = count < max(self.size, _FEW_ROWS) and count * weights <= _FEW_PRODUCTS
         return few or (count == 1 and weights <= _FEW_WEIGHTS)
 
-    def runs_in_c(self, *tensors: Tensor) -> bool:
-        """Whether the compiled kernels can be used, which know plain tensors in float32 and no transformations."""
+    def runs_in_c(self, *tensors: Tensor, narrow: bool = False) -> bool:
+        """Whether the compiled kernels can be used, which know plain tensors in float32 and no transformations.
+
+        Args:
+            *tensors: What is given beside the weights.
+            narrow: Whether to allow bfloat16, if all are of that type; it is known to what takes rows one by one.
+        """
+        dtype = self.reduce_weight.dtype
         for x in (*tensors, *self._weights):
-            if x.dtype != torch.float32 or not x.is_cpu or type(x) not in (Tensor, nn.Parameter):
+            if x.dtype != dtype or not x.is_cpu or type(x) not in (Tensor, nn.Parameter):
                 return False
+        if dtype != torch.float32 and not (narrow and dtype == torch.bfloat16):
+            return False
         if is_watched() or kernels.refusal() is not None:
             return False
-        return product_dtype(self.reduce_weight) == torch.float32 and self.branches <= compiled.MOST_BRANCHES
+        return product_dtype(self.reduce_weight) == dtype and self.branches <= compiled.MOST_BRANCHES
 
     def _dense(self, reduce_weight: Tensor, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
         # A group of the input reaches the features of its own slice of each reduced vector, and no others.

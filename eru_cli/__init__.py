@@ -18,6 +18,8 @@ from eru_cli.predict import predict
 from eru_cli.summary import summary
 from eru_cli.vision import vision_eval, vision_shapes, vision_train
 
+_NOT_DETERMINISTIC = "does not have a deterministic implementation"  # what torch says of such an operator
+
 
 class _Commands(click.Group):
     """Commands whose errors are one line on stderr and exit code 2, without a traceback."""
@@ -45,9 +47,11 @@ class _Commands(click.Group):
         except (ValueError, OSError) as error:
             _fail(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not _is_of_memory(error):
+            if _is_of_memory(error):
+                _fail("this machine has not memory enough for such sizes")
+            if _NOT_DETERMINISTIC not in str(error):
                 raise
-            _fail("this machine has not memory enough for such sizes")
+            _fail(f"--deterministic: torch's {str(error).split(' ')[0]} has no such algorithm on this device")
 
 
 def _is_of_memory(error: Exception) -> bool:

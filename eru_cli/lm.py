@@ -15,7 +15,18 @@ from eru.lm.loop import Result, train
 from eru.lm.recipes import RECIPES, Recipe, make_recipe, parse_field
 from eru.lm.run import open_folder, open_run, trained_on, with_shape_of
 from eru.lm.text.corpus import load_corpus
-from eru_cli.options import answer, as_json, data_dir, device, next_steps, resolve_device, resumable, say, speaks
+from eru_cli.options import (
+    answer,
+    as_json,
+    data_dir,
+    deterministic,
+    device,
+    next_steps,
+    resolve_device,
+    resumable,
+    say,
+    speaks,
+)
 
 _SAMPLE = 60  # tokens of the text that a training ends with
 
@@ -34,6 +45,7 @@ _SAMPLE = 60  # tokens of the text that a training ends with
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16"]), help="The type of the products; by default float32."
 )
+@deterministic
 @click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
 @as_json
 def lm_train(

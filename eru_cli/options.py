@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -21,6 +22,25 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but a tab and the
 data_dir = click.option("--data-dir", metavar="FOLDER", help="Where the Penn Treebank's files are.")
 device = click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def _use_deterministic_algorithms(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's products ask for it; it is read later
+        context.call_on_close(
+            partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        )
+        torch.use_deterministic_algorithms(True)
+
+
+deterministic = click.option(
+    "--deterministic",
+    is_flag=True,
+    expose_value=False,
+    callback=_use_deterministic_algorithms,
+    help="Take only algorithms that give the same bits each time, on a GPU too, where some are slower. A CPU needs no "
+    "such option.",
+)
 
 
 def resolve_device(name: str) -> str:

@@ -10,6 +10,7 @@ import click
 from eru_cli.options import (
     answer,
     as_json,
+    deterministic,
     device,
     next_steps,
     parse_size,
@@ -56,6 +57,7 @@ _BROKEN = click.option(
 @_BROKEN
 @device
 @_PRECISION
+@deterministic
 @click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
 @as_json
 def vision_train(

@@ -146,19 +146,46 @@ def test_the_compiled_matrix_can_be_differentiated_twice():
         torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-4 * other.abs().max().item())
 
 
+# How far a result may lie from the exact one: in bfloat16 no further than its own rounding, since sums are float32.
+TYPES = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-8, "atol": 1e-5}}
+
+
 @needs_kernels
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-@given(m=st.integers(1, 20), size=st.integers(1, 12), groups=st.sampled_from([1, 2, 3]), batch=st.integers(1, 5))
+@given(
+    m=st.integers(1, 80),
+    size=st.integers(1, 40),
+    groups=st.sampled_from([1, 2, 3]),
+    batch=st.integers(1, 5),
+    shared=st.booleans(),
+)
 @quick
-def test_a_step_in_one_call_equals_the_plain_one(bias, m, size, groups, batch):
-    cell = ERUCell(m, groups * size, bias=bias, recurrent_groups=groups).eval()
-    x, state = torch.randn(batch, m), (torch.randn(batch, groups * size), torch.randn(batch, groups * size))
-    expected = copy.deepcopy(cell).double()(x.double(), (state[0].double(), state[1].double()))
+def test_a_step_in_one_call_equals_the_plain_one(dtype, bias, m, size, groups, batch, shared):
+    sizes = {"bias": bias, "recurrent_groups": groups, "shared_reduce": shared}
+    cell = ERUCell(m, groups * size, **sizes, dtype=dtype).eval()
+    x, state = torch.randn(batch, m, dtype=dtype), tuple(torch.randn(2, batch, groups * size, dtype=dtype))
+    expected = copy.deepcopy(cell).double()(x.double(), tuple(part.double() for part in state))
     unit = cell.input_transform
     with torch.no_grad():
         assert unit.step_in_c(x, cell.bias, cell.weight_hh, *state) is not None
         for one, other in zip(cell(x, state), expected, strict=True):
-            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(one.double(), other, **TYPES[dtype])
+
+
+@needs_kernels
+@given(case=sequences())
+@quick
+def test_rows_of_bfloat16_are_taken_one_by_one_with_sums_in_float32(case):
+    unit, steps, _ = case
+    unit = copy.deepcopy(unit).bfloat16()
+    x = torch.randn(steps, unit.input_size, dtype=torch.bfloat16)
+    assert unit.runs_in_c(x, narrow=True)
+    assert not unit.runs_in_c(x)
+    with torch.no_grad():
+        rows = torch.cat([unit(row) for row in x.split(1)])
+    expected = convolutions(copy.deepcopy(unit).double(), x.double().unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(rows.double(), expected, rtol=2**-8, atol=1e-4)
 
 
 @needs_kernels

@@ -31,6 +31,16 @@ INLINE void store(void *p, size_t n, float x, int half) {
     }
 }
 
+/* As many float32 numbers as one register of the processor holds. */
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+
 /* exp(x) for x in about [-87, 88], clamped outside: 2^n exp(r) with |r| <= log(2) / 2; within 2 units of the last place. */
 INLINE float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;

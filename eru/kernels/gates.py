@@ -32,20 +32,20 @@ def unit(*sizes: Unit, dilations: tuple[int, ...]) -> Unit:
 
 
 def rows(sizes: Unit, x: Tensor, weights: Weights, outputs: int) -> Tensor:
-    """Gates (N, S H) of the rows (N, M), for few rows and without a gradient."""
+    """Gates (N, S H) of few rows (N, M), all of one type, without a gradient."""
     held, gates = kernels.contiguous(x, *weights), x.new_empty(len(x), outputs)
-    kernels.call("gates_rows")(ctypes.byref(sizes), len(x), *map(kernels.address, (*held, gates)))
+    kernels.call("gates_rows", x.dtype)(ctypes.byref(sizes), len(x), *map(kernels.address, (*held, gates)))
     return gates
 
 
 def cell_step(
     sizes: Unit, x: Tensor, weights: Weights, bias: Tensor | None, weight_hh: Tensor, h: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step of a cell without a projection, without a gradient: x (B, M) and (h, c) -> the next (h, c)."""
+    """One step of a cell without a projection, all of one type, without a gradient: x (B, M) and (h, c) -> (h, c)."""
     held = kernels.contiguous(x, *weights, bias, weight_hh, h, c)
     out = x.new_empty(c.shape), x.new_empty(c.shape)
     groups = h.shape[1] // weight_hh.shape[1]
-    kernels.call("cell_step")(ctypes.byref(sizes), len(x), groups, *map(kernels.address, (*held, *out)))
+    kernels.call("cell_step", x.dtype)(ctypes.byref(sizes), len(x), groups, *map(kernels.address, (*held, *out)))
     return out
 
 

@@ -8,15 +8,6 @@
 
 #include "elementwise.h"
 
-#if defined(__AVX512F__)
-#define WIDTH 16
-#elif defined(__AVX__)
-#define WIDTH 8
-#else
-#define WIDTH 4
-#endif
-typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-
 /* Products are made in tiles of at most TILE rows and one panel of columns, whose sums stay in registers. */
 enum { TILE = 6, PANEL = 2 * WIDTH, MOST_ROWS = 72 };
 

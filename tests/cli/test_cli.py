@@ -47,6 +47,7 @@ SURFACE = {
     "lm-train": [
         "--data",
         "--data-dir",
+        "--deterministic",
         "--device",
         "--epochs",
         "--from",
@@ -119,6 +120,7 @@ SURFACE = {
     "vision-train": [
         "--broken",
         "--data",
+        "--deterministic",
         "--device",
         "--epochs",
         "--json",
