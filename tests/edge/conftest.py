@@ -13,10 +13,13 @@ WORDS = 61
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory):
-    """Make the run folder of a small model in the form of a recipe, with weights as they are drawn."""
+    """Make the run folder of a small model in the form of a recipe, with weights as they are drawn.
+
+    Exporting takes seconds for each layer, so there is one unless more are asked for.
+    """
 
     def make(name, tokenizer=None, **changes):
-        sizes = {"embedding_size": 24, "hidden_size": 48, "num_layers": 3}
+        sizes = {"embedding_size": 24, "hidden_size": 48, "num_layers": 1}
         recipe = replace(make_recipe(name), **{**sizes, **changes})
         tokenizer = tokenizer or WordTokenizer(["<unk>", "<eos>", *map(str, range(WORDS - 2))], unknown=0, eos=1)
         torch.manual_seed(1)

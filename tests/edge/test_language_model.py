@@ -79,7 +79,7 @@ def chain(path, model, windows, count):
 
 @pytest.mark.parametrize("recipe", FORMS_OF_RECIPES.values())
 def test_every_recipe_exports(recipe, make_run, tmp_path):
-    folder = make_run(recipe)
+    folder = make_run(recipe, num_layers=3)
     record = export(folder, tmp_path / "step", batch="dynamic")
     model = open_run(folder).load_model()
     text = torch.randint(model.vocab_size, (9, 5))
@@ -89,7 +89,7 @@ def test_every_recipe_exports(recipe, make_run, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["small", "lstm-7m"])
 def test_sequences_of_any_length_and_number_of_texts(recipe, make_run, tmp_path):
-    folder = make_run(recipe)
+    folder = make_run(recipe, num_layers=2)
     record = export(folder, tmp_path / "sequence", graph="sequence", batch="dynamic")
     assert record["inputs"][0] == {"name": "tokens", "type": "int64", "shape": ["steps", "batch"]}
     model = open_run(folder).load_model()
@@ -130,7 +130,7 @@ def test_the_embedding_is_there_once(quantized, graph, run, tmp_path):
 
 
 def test_int8_products_take_a_quarter_of_the_room(make_run, tmp_path):
-    folder = make_run("awd-7m", embedding_size=128, hidden_size=256)
+    folder = make_run("awd-7m", embedding_size=128, hidden_size=256, num_layers=3)
     exact = export(folder, tmp_path / "exact")
     small = export(folder, tmp_path / "small", quantize="int8")
     assert small["bytes"] < 0.3 * exact["bytes"]
@@ -215,7 +215,7 @@ def test_what_is_there_is_never_overwritten(run, tmp_path):
 
 
 def test_a_run_without_weights(make_run, tmp_path):
-    folder = make_run("small", num_layers=1)
+    folder = make_run("small")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="no weights"):
         export(folder, tmp_path / "out")
