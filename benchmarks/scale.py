@@ -5,7 +5,7 @@
 - Corpora of a million to a hundred million words are read, encoded and trained on, each in a process of its own.
   Memory is the most that the process itself ever had resident; the processes that encode beside it are told apart.
 - A step of training with a vocabulary of 250,000, with the softmax in one step and in two.
-- The same training by one process and by two, each with one thread.
+- The same training by one process and by two, each with one thread, and the exchange of gradients by itself.
 
 Needs 2 GB of disk, and Linux.
 """
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -96,15 +97,51 @@ def softmax_step(head: int) -> dict[str, Any]:
     return {"softmax_head": head, "step_seconds": min(seconds), "most_mb": peak(resource.RUSAGE_SELF)}
 
 
-def by_processes(count: int, folder: Path) -> dict[str, Any]:
+def by_processes(recipe: str, count: int, folder: Path) -> dict[str, Any]:
     """The words a second of a training by so many processes on a corpus that lies in a folder."""
-    run = folder / f"run-{count}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", CLI]
-    command += ["lm-train", "--data", folder, "--out", run, f"--set=vocab_size={VOCABULARY}", f"--max-steps={STEPS}"]
+    run = folder / f"run-{recipe}-{count}"
+    command = [CLI, "lm-train", "--data", folder, "--out", run, "--recipe", recipe, f"--set=vocab_size={VOCABULARY}"]
+    torchrun(count, [*command, "--set=random_bptt=false", f"--max-steps={STEPS}"], folder)
+    [speed] = [record["tokens_per_second"] for record in RunFolder.open(run).metrics() if record["event"] == "stop"]
+    [exchange] = torchrun(count, [__file__, "--measure", "exchange", recipe], folder)
+    batch = make_recipe(recipe).batch_size * make_recipe(recipe).bptt
+    return {
+        "recipe": recipe,
+        "processes": count,
+        "tokens_per_second": speed,
+        "step_ms": 1e3 * batch / speed,
+        **json.loads(exchange),
+    }
+
+
+def torchrun(count: int, command: list[Any], folder: Path) -> list[str]:
+    """The lines that the first of so many processes, with one thread each, prints."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ERU_CACHE_DIR": f"{folder}/cache"}
-    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
-    speed = [record for record in RunFolder.open(run).metrics() if record["event"] == "stop"][-1]["tokens_per_second"]
-    return {"processes": count, "tokens_per_second": speed}
+    done = subprocess.run(
+        list(map(str, [*start, *command])), env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return [line for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def exchange(recipe: str) -> dict[str, Any]:
+    """The time in which the processes that torchrun started average the gradients of a recipe's model."""
+    ranks = Ranks.from_environment("cpu")
+    parameters = list(build_model(make_recipe(recipe), VOCABULARY).parameters())
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    seconds = []
+    for _ in range(STEPS):
+        ranks.barrier()
+        start = time.perf_counter()
+        ranks.average_gradients(parameters)
+        seconds.append(time.perf_counter() - start)
+    is_main = ranks.is_main
+    ranks.close()
+    if not is_main:
+        sys.exit()
+    megabytes = 4e-6 * sum(parameter.numel() for parameter in parameters)
+    return {"gradient_mb": megabytes, "exchange_ms": 1e3 * statistics.median(seconds)}
 
 
 def in_a_process(*arguments: object, **variables: str) -> dict[str, Any]:
@@ -121,8 +158,15 @@ def main() -> None:
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        number, *folder = args.measure
-        print(json.dumps(measure(int(number), Path(*folder)) if folder else softmax_step(int(number))))
+        what, *rest = args.measure
+        made = (
+            exchange(*rest)
+            if what == "exchange"
+            else measure(int(what), Path(*rest))
+            if rest
+            else softmax_step(int(what))
+        )
+        print(json.dumps(made))
         return
     tables: dict[str, list[dict[str, Any]]] = {"rows": [], "softmax": [], "processes": []}
     for words in map(int, args.words.split(",")):
@@ -130,7 +174,9 @@ def main() -> None:
             draw_corpus(Path(folder), words)
             tables["rows"].append(in_a_process(words, folder, ERU_CACHE_DIR=f"{folder}/cache"))
             if not tables["processes"]:
-                tables["processes"] = [by_processes(count, Path(folder)) for count in (1, 2)]
+                tables["processes"] = [
+                    by_processes(recipe, count, Path(folder)) for recipe in ("small", "awd-7m") for count in (1, 2)
+                ]
         print(tables, flush=True)
     tables["softmax"] = [in_a_process(head) for head in (0, 20_000)]
     print(tables["softmax"], flush=True)

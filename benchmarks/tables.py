@@ -391,7 +391,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "fuzz": partial(listed, "fuzz", "case", "answered", "refused", "fault"),
     "fuzz_coverage": partial(listed, "fuzz_coverage", "reader", "fed", "reached", "faults"),
     "scale": partial(listed, "scale", "words", "text_mb", *(f"{part}_mb" for part in PARTS)),
-    "softmax": partial(listed, "scale", "softmax_head", "most_mb", table="softmax"),
+    "scale_seconds": partial(listed, "scale", "words", *(f"{part}_seconds" for part in PARTS[:3])),
+    "softmax": partial(listed, "scale", "softmax_head", "step_seconds", "most_mb", table="softmax"),
+    "processes": partial(
+        listed,
+        "scale",
+        *("recipe", "processes", "tokens_per_second", "step_ms", "gradient_mb", "exchange_ms"),
+        table="processes",
+    ),
     "soak": partial(
         listed, "soak", "work", "minutes", *(f"{when}_{what}" for what in ("mb", "files") for when in WHEN)
     ),

@@ -111,6 +111,7 @@ class EESPGates(nn.Module):
         self.reduce_weight = nn.Parameter(empty(self.units * self.width, input_size // self.reduce_groups, 1))
         self.branch_weight = nn.Parameter(empty(self.branches * self.units * self.groups, 1, kernel_size))
         self.expand_weight = nn.Parameter(empty(self.units * self.expand_groups * fan_out, fan_in, 1))
+        self.register_buffer("kept_dense", None, persistent=False)  # by eru.optimize: the map as one matrix
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -141,8 +142,10 @@ class EESPGates(nn.Module):
         # In types for which processors have matrix units, and for narrow cells, one larger product is cheaper than the
         # copies between those of several gates.
         has_matrix_unit = self.units > 1 and product_dtype(x).itemsize < 4
-        if not learns and self._is_little_work(rows) and self.runs_in_c(x, narrow=True):
+        if not (traced or learns) and self._is_little_work(rows) and self.runs_in_c(x, narrow=True):
             gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
+        elif self.kept_dense is not None and not learns:
+            return F.linear(x, self.kept_dense, bias)
         elif (composes and has_matrix_unit) or ((composes or learns) and self.size <= _NARROW and self.runs_in_c(x)):
             return F.linear(x, self.dense_weight(), bias)
         else:

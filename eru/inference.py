@@ -15,9 +15,9 @@ def optimize(model: nn.Module) -> Any:
 
     Such a map has no activation inside, so reduce, branches, running sums and expand are together
     :math:`W = E \cdot \mathrm{branches}(I) \cdot R`. For single steps one product with it is quicker than the dozen
-    small operators of the unit, though there are more weights to read. A map that the compiled kernels can run, in
-    float32 or bfloat16 on a CPU, stays as it is: they take a step in one call, and read fewer weights. All other
-    parameters are shared with ``model``.
+    small operators of the unit, though there are more weights to read. A map that the compiled kernels can run on a
+    CPU takes single steps as it is, in one call that reads fewer weights: in float32 it stays as it is, in bfloat16 it
+    keeps the matrix beside it, for many rows. All other parameters are shared with ``model``.
 
     Args:
         model: An :class:`eru.ERU`, an :class:`eru.ERUCell`, or any module that holds some; it stays as it is.
@@ -40,7 +40,11 @@ def optimize(model: nn.Module) -> Any:
     holder = nn.Sequential(copy.deepcopy(model, shared))
     for module in list(holder.modules()):
         for name, unit in list(module.named_children()):
-            if isinstance(unit, EESPGates) and not unit.runs_in_c(narrow=True):
+            if not isinstance(unit, EESPGates) or unit.runs_in_c():
+                continue
+            if unit.runs_in_c(narrow=True):
+                unit.kept_dense = unit.dense_weight()
+            else:
                 setattr(module, name, _linear(unit))
     return holder.eval()[0]
 

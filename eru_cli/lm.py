@@ -22,6 +22,7 @@ from eru_cli.options import (
     deterministic,
     device,
     next_steps,
+    only_deterministic,
     resolve_device,
     resumable,
     say,
@@ -57,6 +58,7 @@ def lm_train(
     epochs: int | None,
     device: str,
     precision: Any,
+    deterministic: bool,
     as_json: bool,
     fields: tuple[str, ...],
     **others: Any,
@@ -85,8 +87,8 @@ def lm_train(
         base = with_shape_of(base, others["start"])
     plan = replace(base, **changes)
     where = "" if data_dir is None else f" --data-dir {shlex.quote(data_dir)}"
-    going_on = f"lm-train --resume --out {shlex.quote(out)}{where}"
-    with resumable(out, going_on):
+    going_on = f"lm-train --resume --out {shlex.quote(out)}{where}{' --deterministic' if deterministic else ''}"
+    with only_deterministic(deterministic), resumable(out, going_on):
         corpus = load_corpus(data, data_dir)
         result = train(plan, corpus, out, resume=resume, device=place, precision=precision, **others)
         if not speaks():

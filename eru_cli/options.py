@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -24,20 +23,9 @@ device = click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 
-def _use_deterministic_algorithms(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's products ask for it; it is read later
-        context.call_on_close(
-            partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
-        )
-        torch.use_deterministic_algorithms(True)
-
-
 deterministic = click.option(
     "--deterministic",
     is_flag=True,
-    expose_value=False,
-    callback=_use_deterministic_algorithms,
     help="Take only algorithms that give the same bits each time, on a GPU too, where some are slower. A CPU needs no "
     "such option.",
 )
@@ -106,6 +94,21 @@ def say(text: str) -> None:
     """Tell the user something that is not the answer."""
     if speaks():
         click.echo(printable(text), err=True)
+
+
+@contextmanager
+def only_deterministic(wanted: bool) -> Iterator[None]:
+    """Let torch take only algorithms that give the same bits each time, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's products ask for it; it is read later
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from eru_cli.options import (
     deterministic,
     device,
     next_steps,
+    only_deterministic,
     parse_size,
     resolve_device,
     resumable,
@@ -71,6 +72,7 @@ def vision_train(
     resume: bool,
     epochs: int | None,
     device: str,
+    deterministic: bool,
     as_json: bool,
     fields: tuple[str, ...],
     **others: Any,
@@ -105,8 +107,8 @@ def vision_train(
         raise ValueError(f"--splits {splits}: must be two names, such as train,val")
     folder = out or f"runs/{Path(str(data)).resolve().name}-{model}"
     plan, place = replace(plan, **changes), resolve_device(device)
-    going_on = f"vision-train --resume --out {shlex.quote(folder)}"
-    with resumable(folder, going_on):
+    going_on = f"vision-train --resume --out {shlex.quote(folder)}{' --deterministic' if deterministic else ''}"
+    with only_deterministic(deterministic), resumable(folder, going_on):
         result = train(
             plan,
             str(model),

@@ -44,3 +44,10 @@ def shallow():
             yield
 
     return one_of_each
+
+
+@pytest.fixture
+def few_layers(shallow):
+    """Builds vision's networks in that way for a whole test."""
+    with shallow():
+        yield

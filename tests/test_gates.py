@@ -188,6 +188,18 @@ def test_rows_of_bfloat16_are_taken_one_by_one_with_sums_in_float32(case):
     torch.testing.assert_close(rows.double(), expected, rtol=2**-8, atol=1e-4)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_traced_map_takes_any_number_of_rows(shared):
+    """Where nothing learns, too, and where so few rows would be taken one by one."""
+    unit = EESPGates(20, 128, shared_reduce=shared)
+    with torch.no_grad():
+        rows = ({0: torch.export.Dim("rows")},)
+        program = torch.export.export(unit, (torch.randn(40, 20),), dynamic_shapes=rows).module()
+        for count in (2, 7, 200):
+            x = torch.randn(count, 20)
+            torch.testing.assert_close(program(x), unit(x))
+
+
 @needs_kernels
 def test_what_hangs_on_the_map_is_at_work_in_an_evaluated_step():
     cell, x, calls = ERUCell(8, 16).eval(), torch.randn(2, 8), []

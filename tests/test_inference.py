@@ -1,5 +1,7 @@
 """The inference form against the module that it is made of."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,3 +51,22 @@ def test_a_language_model_shares_all_but_its_dense_maps_and_stays_as_it_is(dtype
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"model='x': must be a module"):
         optimize("x")
+
+
+@pytest.mark.skipif(kernels.refusal() is not None, reason="needs a C compiler")
+def test_in_bfloat16_single_steps_are_taken_as_they_are_and_many_rows_by_one_matrix():
+    model = ERU(24, 32).bfloat16().eval()
+    made = optimize(model)
+    unit = made.cells["l0"].input_transform
+    assert unit.kept_dense is not None
+    assert model.cells["l0"].input_transform.kept_dense is None
+    assert made.state_dict().keys() == model.state_dict().keys()
+    precise = copy.deepcopy(model).double()
+    for steps in (1, 90):
+        x = torch.randn(steps, 2, 24, dtype=torch.bfloat16)
+        with torch.no_grad():
+            torch.testing.assert_close(made(x)[0].double(), precise(x.double())[0], rtol=0, atol=0.02)
+    unit.kept_dense.zero_()  # is what many rows are multiplied by
+    with torch.no_grad():
+        assert not unit(x).any()
+        assert unit(x[:1]).all()

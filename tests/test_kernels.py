@@ -30,6 +30,13 @@ def rebuilt():
     forget()
 
 
+@pytest.fixture
+def built_quickly(rebuilt, monkeypatch, tmp_path):
+    """A cache of the test's own, whose libraries are built in a moment and need not be fast."""
+    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernels, "_FLAGS", ["-O0" if flag == "-O3" else flag for flag in kernels._FLAGS])
+
+
 def step(functions, values: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
     """One step forward and backward, with every gate and cell at every one of the values."""
     grid = torch.cartesian_prod(values, values)  # (B, 2)
@@ -112,8 +119,7 @@ def test_without_kernels_torchs_operators_do_the_same(monkeypatch, rebuilt, tmp_
 
 
 @needs_kernels
-def test_they_are_built_once_and_kept(monkeypatch, rebuilt, tmp_path):
-    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+def test_they_are_built_once_and_kept(built_quickly, monkeypatch, tmp_path):
     assert kernels.refusal() is None
     (built,) = (tmp_path / "native").iterdir()
     kernels._load.cache_clear()
@@ -124,8 +130,7 @@ def test_they_are_built_once_and_kept(monkeypatch, rebuilt, tmp_path):
 
 @needs_kernels
 @pytest.mark.parametrize("damage", [lambda old: b"", lambda old: old[: len(old) // 2], lambda old: old[:-1] + b"x"])
-def test_a_damaged_library_is_built_anew(monkeypatch, rebuilt, tmp_path, damage):
-    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+def test_a_damaged_library_is_built_anew(built_quickly, damage):
     built = kernels._build(["cc"])
     whole = built.read_bytes()
     built.unlink()  # a library that is mapped must not be written to
@@ -144,8 +149,7 @@ def test_a_compiled_graph_holds_the_operator():
 
 @needs_kernels
 @pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o1777, True), (0o775, False), (0o700, False)])
-def test_libraries_in_a_folder_that_everyone_can_write_into_are_not_run(monkeypatch, rebuilt, tmp_path, mode, refused):
-    monkeypatch.setenv("ERU_CACHE_DIR", str(tmp_path))
+def test_libraries_in_a_folder_that_everyone_can_write_into_are_not_run(built_quickly, tmp_path, mode, refused):
     kernels._build(["cc"])
     (tmp_path / "native").chmod(mode)
     said = kernels.refusal()

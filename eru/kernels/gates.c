@@ -23,13 +23,13 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static size_t fan_in(Unit u) { return u.branches * u.width / u.expand_groups; }
 static size_t fan_out(Unit u) { return (u.size + u.expand_groups - 1) / u.expand_groups; }
 
-typedef uint16_t halves __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
 
 INLINE vector load_vector(const void *p, size_t n, int half) {
     if (!half) return *(const vector *)((const float *)p + n);
-    const halves bits = *(const halves *)((const uint16_t *)p + n);
-    return (vector)(__builtin_convertvector(bits, words) << 16);
+    words bits;
+    for (size_t j = 0; j < WIDTH; j++) bits[j] = ((const uint16_t *)p)[n + j];
+    return (vector)(bits << 16);
 }
 
 /* The weights from `first` on, times b. Four sums side by side, for one alone would wait for itself at every addition. */
@@ -39,6 +39,7 @@ INLINE float dot(size_t size, const void *weights, size_t first, const float *b,
     for (; n + 4 * WIDTH <= size; n += 4 * WIDTH)
         for (size_t j = 0; j < 4; j++)
             sums[j] += load_vector(weights, first + n + j * WIDTH, half) * *(const vector *)(b + n + j * WIDTH);
+    for (; n + WIDTH <= size; n += WIDTH) sums[0] += load_vector(weights, first + n, half) * *(const vector *)(b + n);
     const vector all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     float sum = 0;
     for (size_t j = 0; j < WIDTH; j++) sum += all[j];

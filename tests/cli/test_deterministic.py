@@ -28,11 +28,15 @@ def asked(training, monkeypatch):
     return told
 
 
-def test_it_holds_for_the_training_alone_and_changes_nothing_on_a_cpu(training, asked, tmp_path):
+def test_it_holds_for_the_training_alone_and_changes_nothing_on_a_cpu(training, asked, call, tmp_path):
     _, start = training
     for name, options in (("plain", ()), ("fixed", ("--deterministic",))):
-        assert start(tmp_path / name, *options).code == 0
+        answer = start(tmp_path / name, *options)
+        assert answer.code == 0
+        assert ("--deterministic" in answer.out) == bool(options)  # in how to go on
     assert asked == [False, False, True, True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert call("lm-train", "--deterministic", "--precision=half").code == 2  # told before anything is set
     assert not torch.are_deterministic_algorithms_enabled()
     plain, fixed = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "fixed"))
     assert plain == fixed

@@ -23,12 +23,11 @@ def refusal(answer):
 
 
 @pytest.fixture
-def weights(shallow, tmp_path):
-    """A file of a classifier's weights; as long as this is in use, models of that name have few layers."""
+def weights(few_layers, tmp_path):
+    """A file of a classifier's weights; in a test that takes it, models of that name have few layers."""
     path = tmp_path / "classes.safetensors"
-    with shallow():
-        save_weights(create_model("espnetv2_050", num_classes=3), path)
-        yield path
+    save_weights(create_model("espnetv2_050", num_classes=3), path)
+    return path
 
 
 def test_a_run_becomes_a_folder(call, trained, tmp_path):

@@ -40,3 +40,9 @@ def make_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(make_run):
     return make_run("awd-7m")
+
+
+@pytest.fixture(scope="session")
+def deep_run(make_run):
+    """A run of two layers of different widths, whose states must not be taken for one another."""
+    return make_run("awd-7m", num_layers=2)

@@ -15,9 +15,9 @@ eru_runtime = pytest.importorskip("eru_runtime")
 
 
 @pytest.mark.parametrize("graph", ["step", "sequence"])
-def test_a_language_model_writes_the_same(graph, run, tmp_path):
-    export_language_model(run, tmp_path / "out", graph=graph)
-    exported, model = eru_runtime.load(tmp_path / "out"), open_run(run)
+def test_a_language_model_writes_the_same(graph, deep_run, tmp_path):
+    export_language_model(deep_run, tmp_path / "out", graph=graph)
+    exported, model = eru_runtime.load(tmp_path / "out"), open_run(deep_run)
     for prompt in ("", "7 8 9", "7 8\n9 nothing-known 11"):
         wanted = generate(model, prompt, tokens=12, temperature=0)
         assert exported.generate(prompt, tokens=12, temperature=0) == wanted

@@ -99,8 +99,8 @@ def test_sequences_of_any_length_and_number_of_texts(recipe, make_run, tmp_path)
             np.testing.assert_allclose(made, wanted, atol=1e-4)
 
 
-def test_the_record_names_all_that_goes_in_and_out(run, tmp_path):
-    record = export(run, tmp_path / "out")
+def test_the_record_names_all_that_goes_in_and_out(deep_run, tmp_path):
+    record = export(deep_run, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == record
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "export.json",
@@ -151,8 +151,8 @@ def test_nothing_of_this_machine_is_in_the_file(run, tmp_path):
 
 
 @pytest.mark.parametrize("graph", ["step", "sequence"])
-def test_pt2(graph, run, tmp_path):
-    record = export(run, tmp_path / "out", format="pt2", graph=graph, batch="dynamic")
+def test_pt2(graph, deep_run, tmp_path):
+    record = export(deep_run, tmp_path / "out", format="pt2", graph=graph, batch="dynamic")
     assert record["verified"]["largest_difference"] < 1e-4
 
 

@@ -7,6 +7,7 @@ from torch import nn
 import vision
 from vision.backbone import WIDTHS
 
+FEW_WIDTHS = {str(min(WIDTHS)), str(max(WIDTHS))}
 WAYS = {
     **{f"width {width}": ("espnetv2_100", {"width": width}) for width in WIDTHS},
     "segmentation": ("espnetv2_050_seg_voc", {}),
@@ -18,6 +19,9 @@ WAYS = {
     "standard": ("espnetv2_050", {"convolution": "dilated"}),
 }
 every_way = pytest.mark.parametrize("way", WAYS)
+# Tracing takes seconds, and the widths have the same operators: the smallest and the largest of them stand for all.
+FEW_WAYS = [way for way in WAYS if not way.startswith("width") or way.removeprefix("width ") in FEW_WIDTHS]
+traced_ways = pytest.mark.parametrize("way", FEW_WAYS)
 pytestmark = pytest.mark.slow
 
 
@@ -52,7 +56,7 @@ def check(made, expected, close=1e-4):
         torch.testing.assert_close(one, other, rtol=close, atol=close * scale)
 
 
-@every_way
+@traced_ways
 @torch.no_grad()
 def test_compiled(way, shallow):
     with shallow():
@@ -109,7 +113,7 @@ def test_traced(way):
     assert {name.rpartition("level")[2] for name in parts if "level" in name} >= {"2", "3", "4"}
 
 
-@every_way
+@traced_ways
 @torch.no_grad()
 def test_exported(way, shallow):
     with shallow():

@@ -188,6 +188,7 @@ COUNTS = {"num_classes": 5, "in_channels": 2, "pyramid_width": 3, "top_k": 4}
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("few_layers")
 def test_every_kind_of_whole_number_counts(name, kind, tmp_path):
     usual = vision.create_model(name, device="meta")
     counts = {option: value for option, value in COUNTS.items() if option in {"num_classes", *usual.architecture()}}

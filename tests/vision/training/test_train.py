@@ -16,6 +16,7 @@ from vision.training.loop import train
 from vision.training.recipes import make_recipe
 from vision.training.run import open_run
 
+pytestmark = pytest.mark.usefixtures("few_layers")
 TASKS = {
     "classify": ("imagenet", "espnetv2_050"),
     "multilabel": ("coco", "espnetv2_050"),
