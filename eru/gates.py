@@ -111,6 +111,7 @@ class EESPGates(nn.Module):
         self.reduce_weight = nn.Parameter(empty(self.units * self.width, input_size // self.reduce_groups, 1))
         self.branch_weight = nn.Parameter(empty(self.branches * self.units * self.groups, 1, kernel_size))
         self.expand_weight = nn.Parameter(empty(self.units * self.expand_groups * fan_out, fan_in, 1))
+        self.kept_dense: Tensor | None
         self.register_buffer("kept_dense", None, persistent=False)  # by eru.optimize: the map as one matrix
         self.reset_parameters()
 
