@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-# Several processes that each compute with several threads are many times slower than with one thread each.
+# Several processes that each compute with several threads are many times slower than with one thread each. It must be
+# said before torch is imported, and holds for the programs that tests start, too.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

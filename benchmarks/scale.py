@@ -56,9 +56,10 @@ def peak(who: int) -> float:
     return resource.getrusage(who).ru_maxrss / 1e3
 
 
-def measure(words: int, folder: Path) -> dict[str, Any]:
+def measure(words: str, place: str) -> dict[str, Any]:
     """Use a corpus that lies in a folder, step by step."""
-    row: dict[str, Any] = {"words": words, "text_mb": (folder / "train.txt").stat().st_size / 1e6}
+    folder = Path(place)
+    row: dict[str, Any] = {"words": int(words), "text_mb": (folder / "train.txt").stat().st_size / 1e6}
 
     def timed(name: str, start: float) -> None:
         row[f"{name}_seconds"] = time.perf_counter() - start
@@ -80,10 +81,10 @@ def measure(words: int, folder: Path) -> dict[str, Any]:
     return row
 
 
-def softmax_step(head: int) -> dict[str, Any]:
+def softmax_step(head: str) -> dict[str, Any]:
     """A step of training with a softmax over very many words, of which so many are predicted in one step."""
     torch.manual_seed(0)
-    recipe = make_recipe("small", softmax_head=head)
+    recipe = make_recipe("small", softmax_head=int(head))
     model = build_model(recipe, LARGE)
     optimizer = make_optimizer("adamw", model.parameters(), learning_rate=1e-3, weight_decay=0.0)
     shares = 1 / torch.arange(1, LARGE + 1)  # as frequent as the words of a language
@@ -94,7 +95,7 @@ def softmax_step(head: int) -> dict[str, Any]:
         loss = model.loss(model.features(tokens[:-1]), tokens[1:])
         update(optimizer, [loss], learning_rate=1e-3, clip=1.0, ranks=ranks)
         seconds.append(time.perf_counter() - start)
-    return {"softmax_head": head, "step_seconds": min(seconds), "most_mb": peak(resource.RUSAGE_SELF)}
+    return {"softmax_head": int(head), "step_seconds": min(seconds), "most_mb": peak(resource.RUSAGE_SELF)}
 
 
 def by_processes(recipe: str, count: int, folder: Path) -> dict[str, Any]:
@@ -125,7 +126,10 @@ def torchrun(count: int, command: list[Any], folder: Path) -> list[str]:
 
 
 def exchange(recipe: str) -> dict[str, Any]:
-    """The time in which the processes that torchrun started average the gradients of a recipe's model."""
+    """The time in which the processes that torchrun started average the gradients of a recipe's model.
+
+    The first process alone answers.
+    """
     ranks = Ranks.from_environment("cpu")
     parameters = list(build_model(make_recipe(recipe), VOCABULARY).parameters())
     for parameter in parameters:
@@ -136,12 +140,9 @@ def exchange(recipe: str) -> dict[str, Any]:
         start = time.perf_counter()
         ranks.average_gradients(parameters)
         seconds.append(time.perf_counter() - start)
-    is_main = ranks.is_main
     ranks.close()
-    if not is_main:
-        sys.exit()
     megabytes = 4e-6 * sum(parameter.numel() for parameter in parameters)
-    return {"gradient_mb": megabytes, "exchange_ms": 1e3 * statistics.median(seconds)}
+    return {"gradient_mb": megabytes, "exchange_ms": 1e3 * statistics.median(seconds)} if ranks.is_main else {}
 
 
 def in_a_process(*arguments: object, **variables: str) -> dict[str, Any]:
@@ -159,26 +160,21 @@ def main() -> None:
     args = parser.parse_args()
     if args.measure:
         what, *rest = args.measure
-        made = (
-            exchange(*rest)
-            if what == "exchange"
-            else measure(int(what), Path(*rest))
-            if rest
-            else softmax_step(int(what))
-        )
-        print(json.dumps(made))
+        made = {"corpus": measure, "softmax": softmax_step, "exchange": exchange}[what](*rest)
+        if made:
+            print(json.dumps(made))
         return
     tables: dict[str, list[dict[str, Any]]] = {"rows": [], "softmax": [], "processes": []}
     for words in map(int, args.words.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             draw_corpus(Path(folder), words)
-            tables["rows"].append(in_a_process(words, folder, ERU_CACHE_DIR=f"{folder}/cache"))
+            tables["rows"].append(in_a_process("corpus", words, folder, ERU_CACHE_DIR=f"{folder}/cache"))
             if not tables["processes"]:
                 tables["processes"] = [
                     by_processes(recipe, count, Path(folder)) for recipe in ("small", "awd-7m") for count in (1, 2)
                 ]
         print(tables, flush=True)
-    tables["softmax"] = [in_a_process(head) for head in (0, 20_000)]
+    tables["softmax"] = [in_a_process("softmax", head) for head in (0, 20_000)]
     print(tables["softmax"], flush=True)
     write_result("scale", tables)
 

@@ -112,7 +112,7 @@ class EESPGates(nn.Module):
         self.branch_weight = nn.Parameter(empty(self.branches * self.units * self.groups, 1, kernel_size))
         self.expand_weight = nn.Parameter(empty(self.units * self.expand_groups * fan_out, fan_in, 1))
         self.kept_dense: Tensor | None
-        self.register_buffer("kept_dense", None, persistent=False)  # by eru.optimize: the map as one matrix
+        self.register_buffer("kept_dense", None)  # the map as one matrix, where eru.optimize keeps it
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,6 +129,12 @@ class EESPGates(nn.Module):
             draw_branches(self.branch_weight, self.branches, self.fusion)
         self._gain_is_checked = False
 
+    def train(self, mode: bool = True) -> "EESPGates":
+        """Switch to training or evaluation; for training a matrix is dropped that would not follow the weights."""
+        if mode:
+            self.kept_dense = None
+        return super().train(mode)
+
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Gates (*, S H) of the inputs (*, M), to which a bias (S H) may be added."""
         if x.dim() < 1 or x.shape[-1] != self.input_size:
@@ -140,14 +146,14 @@ class EESPGates(nn.Module):
         # To compose costs as much as about H rows of the direct way. A traced graph must not depend on their number.
         composes = traced or rows.shape[0] >= self.size
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._weights))
-        # In types for which processors have matrix units, and for narrow cells, one larger product is cheaper than the
-        # copies between those of several gates.
-        has_matrix_unit = self.units > 1 and product_dtype(x).itemsize < 4
+        # One larger product is cheaper than the copies between those of several gates, in types for which processors
+        # have matrix units, and for narrow cells.
+        by_type = composes and self.units > 1 and product_dtype(x).itemsize < 4
         if not (traced or learns) and self._is_little_work(rows) and self.runs_in_c(x, narrow=True):
             gates = compiled.rows(self._sizes, rows, self._weights, self.output_size)
         elif self.kept_dense is not None and not learns:
             return F.linear(x, self.kept_dense, bias)
-        elif (composes and has_matrix_unit) or ((composes or learns) and self.size <= _NARROW and self.runs_in_c(x)):
+        elif by_type or ((composes or learns) and self.size <= _NARROW and self.runs_in_c(x)):
             return F.linear(x, self.dense_weight(), bias)
         else:
             if composes and self._branches_join_reduce:  # the form of the recipes, in training

@@ -23,7 +23,8 @@ def optimize(model: nn.Module) -> Any:
         model: An :class:`eru.ERU`, an :class:`eru.ERUCell`, or any module that holds some; it stays as it is.
 
     Returns:
-        A module of the same class in evaluation mode. Its input maps follow no later change of the model's weights.
+        A module of the same class in evaluation mode. Make it anew when the model's weights have changed: not all
+        of its input maps follow them.
 
     Raises:
         TypeError: ``model`` is not a module.

@@ -5,11 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Several processes test side by side; with as many threads each as there are processors they would only wait for
-    # one another. It must be said before torch is imported, and holds for the programs that tests start, too.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 from vision import backbone, segmentation
 
 # No test depends on a clock: a slow machine is no failure.
