@@ -85,6 +85,7 @@ def _build(recipe: Recipe, vocab_size: int, num_layers: int, cell: CellName, hid
         **unit,
         recurrent_groups=recipe.recurrent_groups,
         softmax_head=recipe.softmax_head,
+        sampled_softmax=recipe.sampled_softmax,
         input_dropout=recipe.input_dropout,
         layer_dropout=recipe.layer_dropout,
         output_dropout=recipe.output_dropout,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eru.cell import InputTransform, State
 from eru.layer import ERU
+from eru.lm.sampled_softmax import sampled_cross_entropy, sampling_chances
 from eru.lm.softmax import tied_cross_entropy, two_step_cross_entropy, two_step_log_probabilities
 
 CellName = Literal["eru", "lstm"]
@@ -53,6 +54,9 @@ class LanguageModel(nn.Module):
         softmax_head: How many of the first tokens, the frequent ones, the softmax predicts in one step; the others
             take two, see :func:`eru.lm.softmax.two_step_cross_entropy`. 0 for one step for all. It is for vocabularies
             of some 50,000 tokens and more.
+        sampled_softmax: How many tokens, on average, the loss of a training step looks at, see
+            :func:`eru.lm.sampled_softmax.sampled_cross_entropy`. 0, or as many as there are, for all of them, as
+            everywhere but in training.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -91,6 +95,7 @@ class LanguageModel(nn.Module):
         shared_reduce: bool = False,
         recurrent_groups: int = 1,
         softmax_head: int = 0,
+        sampled_softmax: int = 0,
         input_dropout: float = 0.0,
         layer_dropout: float = 0.0,
         output_dropout: float = 0.0,
@@ -106,6 +111,12 @@ class LanguageModel(nn.Module):
                 raise ValueError(f"{name}={size}: must be at least 1")
         if softmax_head and not 0 < softmax_head < vocab_size:
             raise ValueError(f"softmax_head={softmax_head}: must be 0, or below the vocabulary's {vocab_size} tokens")
+        if sampled_softmax < 0:
+            raise ValueError(f"sampled_softmax={sampled_softmax}: must be 0 or a number of tokens")
+        if sampled_softmax and softmax_head:
+            raise ValueError(
+                f"sampled_softmax={sampled_softmax}, softmax_head={softmax_head}: one of the two must be 0"
+            )
         dropouts = {"input_dropout": input_dropout, "layer_dropout": layer_dropout, "output_dropout": output_dropout}
         for name, p in {**dropouts, "embedding_dropout": embedding_dropout}.items():
             if not 0 <= p <= 1:
@@ -126,6 +137,9 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(embedding_size))
         self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
         self.softmax_head, self.rare = softmax_head, nn.Linear(embedding_size, 1) if softmax_head else None
+        chances = sampling_chances(vocab_size, sampled_softmax) if 0 < sampled_softmax < vocab_size else None
+        self.chances: Tensor | None
+        self.register_buffer("chances", chances, persistent=False)
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
         make = partial(
             ERU, weight_dropout=weight_dropout, hidden_dropout=hidden_dropout, recurrent_groups=recurrent_groups
@@ -161,6 +175,8 @@ class LanguageModel(nn.Module):
         """Mean cross-entropy of targets (T, B), in nats."""
         rows = features.dropped.flatten(0, 1)  # one for every token of every stream
         tied = rows, self.embedding.weight, self.softmax_bias
+        if self.chances is not None and self.training:
+            return sampled_cross_entropy(*tied, targets.flatten(), self.chances)
         if self.rare is None:
             return tied_cross_entropy(*tied, targets.flatten())
         return two_step_cross_entropy(*tied, self.rare, targets.flatten(), self.softmax_head)

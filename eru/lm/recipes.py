@@ -48,6 +48,7 @@ class Recipe:
         recurrent_groups: R, the number of blocks into which the recurrent maps are cut, of either cell.
         softmax_head: How many of the most frequent words the softmax predicts in one step, of a vocabulary of many; 0
             for all.
+        sampled_softmax: How many words, on average, the loss of a training step looks at; 0 for all.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -97,6 +98,7 @@ class Recipe:
     shared_reduce: bool = False
     recurrent_groups: int = 1
     softmax_head: int = 0
+    sampled_softmax: int = 0
     input_dropout: float = 0.5
     layer_dropout: float = 0.5
     output_dropout: float = 0.5
