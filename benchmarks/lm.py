@@ -5,7 +5,8 @@
 Every round runs each contender once; rows hold medians and the ratio to nn.LSTM of the same width in float32. A
 training step is forward, backward, clipping and AdamW over B = 20 streams of T = 70 random tokens of a vocabulary of
 10,000; "bf16" are products in bfloat16 under autocast. Token by token there is one stream, the likeliest word is fed
-back, "optimized" is `eru.optimize`, and in "bf16" the weights themselves are bfloat16.
+back, "optimized" is `eru.optimize`, and in "bf16" the weights themselves are bfloat16. "Sampled" is the recipe with
+`sampled_softmax=2500`, which changes training alone.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -28,7 +30,7 @@ from eru.lm.build import build_model
 from eru.lm.model import detach
 from eru.lm.recipes import make_recipe
 
-VOCABULARY, BATCH, STEPS, TOKENS = 10_000, 20, 70, 100
+VOCABULARY, SAMPLED, BATCH, STEPS, TOKENS = 10_000, 2_500, 20, 70, 100
 EPOCH_TOKENS = 929_589  # of the Penn Treebank
 # Hidden sizes that give nn.LSTM (two biases a gate) the recipe's number of parameters.
 EQUAL_HIDDEN = {"paper-7m": 324, "paper-15m": 800}
@@ -93,6 +95,7 @@ def measure(recipe_name: str, rounds: int) -> tuple[list[dict[str, Any]], list[d
     """The rows of one recipe: of its training steps with two threads, and of its tokens with one."""
     recipe = make_recipe(recipe_name)
     ours = build_model(recipe, VOCABULARY)
+    sampled = build_model(replace(recipe, sampled_softmax=SAMPLED), VOCABULARY)
     sizes = recipe.hidden_size, EQUAL_HIDDEN[recipe_name]
     wide, equal = (LSTMLanguageModel(recipe.embedding_size, size, recipe.layer_dropout) for size in sizes)
     models = {PEER: wide, "nn.LSTM, same parameters": equal, "ERU": ours}
@@ -101,12 +104,13 @@ def measure(recipe_name: str, rounds: int) -> tuple[list[dict[str, Any]], list[d
     torch.set_num_threads(2)
     tokens = torch.randint(VOCABULARY, (STEPS + 1, BATCH))
     steps = {name: training_step(model, tokens) for name, model in models.items()}
+    steps["ERU, sampled softmax"] = training_step(sampled, tokens)
     if has_bfloat16():
         steps[f"{PEER}, bf16"] = training_step(wide, tokens, bf16=True)
         steps["ERU bf16"] = training_step(ours, tokens, bf16=True)
     training = []
     for name, (step, ratio) in paired(steps, PEER, rounds).items():
-        count = parameters[name.removesuffix(", bf16").removesuffix(" bf16")]
+        count = parameters[name.removesuffix(", bf16").removesuffix(" bf16").removesuffix(", sampled softmax")]
         figures = {
             "step_ms": round(step, 1),
             "tokens_per_second": round(BATCH * STEPS * 1000 / step),
