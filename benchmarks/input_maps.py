@@ -141,7 +141,7 @@ def main() -> None:
     for form, number, rate in product(args.forms.split(","), groups, rates):
         found = []
         for seed in seeds:
-            own = {"seed": seed, "recurrent_groups": number}
+            own = {"seed": seed, "recurrent_groups": number, "sampled_softmax": 0}  # `make_model` knows no samples
             own |= {} if args.whole else {"learning_rate": rate, **changes}
             recipe = make_recipe(args.recipe, **own)
             name = f"{form.replace(' ', '-')}{f'-R{number}' if number > 1 else ''}-{rate:g}-{seed}"

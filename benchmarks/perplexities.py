@@ -151,6 +151,16 @@ def small_ptb() -> str:
     return markdown(columns, sorted(lines, key=lambda line: line[5]))
 
 
+def sampled() -> str:
+    """The whole recipe ``small`` with a softmax over all words in training, and over samples of them."""
+    lines = []
+    whole = small_runs()["ERU, one branch", 4]
+    for words, rows in (("all", whole), ("about 2,500", result("sampled_softmax")["rows"])):
+        valid, test = ([row[f"exact_{split}_perplexity"] for row in rows] for split in ("valid", "test"))
+        lines.append((words, len(rows), statistics.mean(valid), statistics.mean(test), max(test) - min(test)))
+    return markdown(["words a step", "seeds", "validation", "test", "highest less lowest test"], lines)
+
+
 def stdlib() -> str:
     """The recipe ``small`` on the documentation of Python's library, beside what needs no training."""
     found = result("stdlib")

@@ -4,7 +4,7 @@
 
 - Corpora of a million to a hundred million words are read, encoded and trained on, each in a process of its own.
   Memory is the most that the process itself ever had resident; the processes that encode beside it are told apart.
-- A step of training with a vocabulary of 250,000, with the softmax in one step and in two.
+- A step of training with a vocabulary of 250,000, with the softmax in one step, in two, and over a sample of words.
 - The same training by one process and by two, each with one thread, and the exchange of gradients by itself.
 
 Needs 2 GB of disk, and Linux.
@@ -81,10 +81,14 @@ def measure(words: str, place: str) -> dict[str, Any]:
     return row
 
 
-def softmax_step(head: str) -> dict[str, Any]:
-    """A step of training with a softmax over very many words, of which so many are predicted in one step."""
+def softmax_step(head: str, sampled: str) -> dict[str, Any]:
+    """A step of training with a softmax over very many words.
+
+    Of these ``head`` are predicted in one step and the others in two, or ``sampled`` are looked at; 0 stands for all.
+    """
     torch.manual_seed(0)
-    recipe = make_recipe("small", softmax_head=int(head))
+    how = {"softmax_head": int(head), "sampled_softmax": int(sampled)}
+    recipe = make_recipe("small", **how)
     model = build_model(recipe, LARGE)
     optimizer = make_optimizer("adamw", model.parameters(), learning_rate=1e-3, weight_decay=0.0)
     shares = 1 / torch.arange(1, LARGE + 1)  # as frequent as the words of a language
@@ -95,7 +99,7 @@ def softmax_step(head: str) -> dict[str, Any]:
         loss = model.loss(model.features(tokens[:-1]), tokens[1:])
         update(optimizer, [loss], learning_rate=1e-3, clip=1.0, ranks=ranks)
         seconds.append(time.perf_counter() - start)
-    return {"softmax_head": int(head), "step_seconds": min(seconds), "most_mb": peak(resource.RUSAGE_SELF)}
+    return {**how, "step_seconds": min(seconds), "most_mb": peak(resource.RUSAGE_SELF)}
 
 
 def by_processes(recipe: str, count: int, folder: Path) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def main() -> None:
                     by_processes(recipe, count, Path(folder)) for recipe in ("small", "awd-7m") for count in (1, 2)
                 ]
         print(tables, flush=True)
-    tables["softmax"] = [in_a_process("softmax", head) for head in (0, 20_000)]
+    tables["softmax"] = [in_a_process("softmax", *how) for how in ((0, 0), (20_000, 0), (0, 20_000), (0, 2_500))]
     print(tables["softmax"], flush=True)
     write_result("scale", tables)
 

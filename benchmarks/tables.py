@@ -138,6 +138,7 @@ TABLES: dict[str, Callable[[], str]] = {
             perplexities.input_maps,
             perplexities.input_maps_small,
             perplexities.small_ptb,
+            perplexities.sampled,
             perplexities.stdlib,
             digits,
             exports,
@@ -172,7 +173,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fuzz_coverage": partial(listed, "fuzz_coverage", "reader", "fed", "reached", "faults"),
     "scale": partial(listed, "scale", "words", "text_mb", *(f"{part}_mb" for part in PARTS)),
     "scale_seconds": partial(listed, "scale", "words", *(f"{part}_seconds" for part in PARTS[:3])),
-    "softmax": partial(listed, "scale", "softmax_head", "step_seconds", "most_mb", table="softmax"),
+    "softmax": partial(listed, "scale", "softmax_head", "sampled_softmax", "step_seconds", "most_mb", table="softmax"),
     "processes": partial(
         listed,
         "scale",

@@ -19,7 +19,7 @@ from eru.lm.run import create_run, open_start, remove_run, resume_run, run_confi
 from eru.lm.steps import begin, end_epoch, learning_rate, train_step
 from eru.lm.text.corpus import Corpus, load_corpus
 from eru.lm.text.tokenizer import build_tokenizer
-from eru.lm.text.tokens import encode_corpus
+from eru.lm.text.tokens import TokenSplit, encode_corpus
 from eru.training import (
     Interrupted,
     Limits,
@@ -119,20 +119,7 @@ def train(
             model.load_state_dict(source.load_model().state_dict())
         ranks.broadcast(model)
         if not quiet:
-            parameters, unknown = sum(p.numel() for p in model.parameters()), splits["valid"].unknown_rate
-            print(
-                f"{len(splits['train'].ids):,} training tokens of {tokenizer.vocab_size:,} kinds; "
-                f"{unknown:.2%} of the validation text is unknown\n"
-                f"{out}: an {recipe.cell.upper()} of {parameters:,} parameters on "
-                f"{ranks.device.type}; epochs: {recipe.epochs}, a line follows after each",
-                file=sys.stderr,
-            )
-            if unknown > _MANY_UNKNOWN:
-                advice = "whatever is unknown is easy to predict; the tokenizer sentencepiece lacks nothing"
-                print(
-                    f"note: {unknown:.0%} of the words of the validation text are unknown, and {advice}",
-                    file=sys.stderr,
-                )
+            _tell_what_is_trained(model, recipe, out, ranks, splits)
         is_new = run is None
         run = run or create_run(out, recipe, tokenizer, config, ranks)
         if ranks.is_main:
@@ -221,6 +208,23 @@ def fit(
     if signals.received is not None:
         raise Interrupted(signals.received, position.step)
     return state
+
+
+def _tell_what_is_trained(
+    model: LanguageModel, recipe: Recipe, out: str | Path, ranks: Ranks, splits: dict[str, TokenSplit]
+) -> None:
+    """Say on stderr how large the text and the model are, and warn of words that the vocabulary lacks."""
+    parameters, unknown = sum(p.numel() for p in model.parameters()), splits["valid"].unknown_rate
+    print(
+        f"{len(splits['train'].ids):,} training tokens of {model.vocab_size:,} kinds; "
+        f"{unknown:.2%} of the validation text is unknown\n"
+        f"{out}: an {recipe.cell.upper()} of {parameters:,} parameters on "
+        f"{ranks.device.type}; epochs: {recipe.epochs}, a line follows after each",
+        file=sys.stderr,
+    )
+    if unknown > _MANY_UNKNOWN:
+        advice = "whatever is unknown is easy to predict; the tokenizer sentencepiece lacks nothing"
+        print(f"note: {unknown:.0%} of the words of the validation text are unknown, and {advice}", file=sys.stderr)
 
 
 def _told(loss: float) -> str:

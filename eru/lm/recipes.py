@@ -154,6 +154,7 @@ def small() -> Recipe:
         **FORM,
         embedding_size=200,
         hidden_size=368,
+        sampled_softmax=2500,
         input_dropout=0.25,
         layer_dropout=0.25,
         output_dropout=0.35,

@@ -9,18 +9,19 @@ from eru.autocast import product_dtype, without_autocast
 
 
 def sampling_chances(vocab_size: int, size: int) -> Tensor:
-    r"""The chance of each token (V,) to be in a sample of ``size`` tokens on average.
+    r"""The chance of each token (V,) to be in a sample of about n = ``size`` tokens.
 
     .. math::
-        \pi_v = \min\big(1, \sqrt{c / (v + 1)}\big), \qquad \sum_v \pi_v = \mathrm{size}
+        \pi_v = \min\big(1, \sqrt{c / (v + 1)}\big), \qquad \sqrt c = \sqrt V - \sqrt{V - n}
 
     The smaller an id is the more frequent its token is, about as 1 / (v + 1) (Zipf's law). An estimate of a sum
     varies least if each summand is drawn in proportion to the root of its mean square. Where a word can stand at all
     it is likely whether it is frequent or not, so that mean square follows the frequency, and the chance its root.
+    With this c the chances add up to n, but for less than one token.
 
     Args:
         vocab_size: V, the number of tokens that there are.
-        size: The tokens of a sample, on average.
+        size: n, the tokens of a sample, on average.
 
     Example:
         >>> chances = sampling_chances(10_000, 2500)
@@ -29,13 +30,8 @@ def sampling_chances(vocab_size: int, size: int) -> Tensor:
     """
     if not 0 < size <= vocab_size:
         raise ValueError(f"size={size}: must be from 1 to the vocabulary's {vocab_size} tokens")
-    # On a CPU even where a model is only counted, on the meta device.
-    roots = torch.arange(1, vocab_size + 1, dtype=torch.float64, device="cpu").rsqrt()
-    low, high = 0.0, float(vocab_size)  # between which the root of c lies: at the latter every chance is 1
-    for _ in range(64):
-        middle = (low + high) / 2
-        low, high = (low, middle) if (middle * roots).clamp(max=1).sum() >= size else (middle, high)
-    return (high * roots).clamp(max=1).float()
+    root = math.sqrt(vocab_size) - math.sqrt(vocab_size - size)
+    return (root * torch.arange(1, vocab_size + 1, dtype=torch.float32).rsqrt()).clamp(max=1)
 
 
 def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chances: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def test_under_autocast_the_products_are_bfloat16_and_the_loss_float32() -> None
 def test_chances_add_up_to_the_size_and_frequent_words_have_the_higher_ones(vocab_size, data):
     size = data.draw(st.integers(1, vocab_size))
     chances = sampling_chances(vocab_size, size)
-    assert chances.sum().item() == pytest.approx(size, rel=1e-4)
+    assert chances.double().sum().item() == pytest.approx(size, abs=1)
     assert ((chances > 0) & (chances <= 1)).all()
     assert (chances.diff() <= 0).all()
     constants = (chances * torch.arange(1, vocab_size + 1).sqrt())[chances < 1]
