@@ -59,8 +59,8 @@ def train(
     """Train a language model into a run folder.
 
     A run that was stopped, or killed, and resumed, in a copy of its folder too, equals one that never was. Several
-    processes share the streams of a batch; a run may go on with more or fewer of them, and then its dropout draws
-    other masks.
+    processes share the streams of a batch; a run may go on with more or fewer of them, and then other masks of
+    the dropout and other samples of the words are drawn.
 
     Args:
         recipe: What to do, or the name of a recipe, which then takes over the shape of the start.

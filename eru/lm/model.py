@@ -55,8 +55,8 @@ class LanguageModel(nn.Module):
             take two, see :func:`eru.lm.softmax.two_step_cross_entropy`. 0 for one step for all. It is for vocabularies
             of some 50,000 tokens and more.
         sampled_softmax: How many tokens, on average, the loss of a training step looks at, see
-            :func:`eru.lm.sampled_softmax.sampled_cross_entropy`. 0, or as many as there are, for all of them, as
-            everywhere but in training.
+            :func:`eru.lm.sampled_softmax.sampled_cross_entropy`. 0 for all of them, as everywhere but in training; so
+            it is too where there are fewer than twice as many, since then a sample takes longer than all.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -115,7 +115,7 @@ class LanguageModel(nn.Module):
             raise ValueError(f"sampled_softmax={sampled_softmax}: must be 0 or a number of tokens")
         if sampled_softmax and softmax_head:
             raise ValueError(
-                f"sampled_softmax={sampled_softmax}, softmax_head={softmax_head}: one of the two must be 0"
+                f"softmax_head={softmax_head}, sampled_softmax={sampled_softmax}: one of the two must be 0"
             )
         dropouts = {"input_dropout": input_dropout, "layer_dropout": layer_dropout, "output_dropout": output_dropout}
         for name, p in {**dropouts, "embedding_dropout": embedding_dropout}.items():
@@ -137,7 +137,7 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(embedding_size))
         self.softmax_bias = nn.Parameter(torch.zeros(vocab_size))
         self.softmax_head, self.rare = softmax_head, nn.Linear(embedding_size, 1) if softmax_head else None
-        chances = sampling_chances(vocab_size, sampled_softmax) if 0 < sampled_softmax < vocab_size else None
+        chances = sampling_chances(vocab_size, sampled_softmax) if 0 < 2 * sampled_softmax <= vocab_size else None
         self.chances: Tensor | None
         self.register_buffer("chances", chances, persistent=False)
         widths = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]

@@ -18,6 +18,7 @@ A :class:`Recipe` has other defaults, so that the config.json of an older run me
 # Whatever else has limits is checked by the function that uses it. Comparisons with NaN are false, so it fits nowhere.
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("epochs accumulate log_every checkpoint_every", lambda value: value >= 1, "at least 1"),
+    ("softmax_head sampled_softmax", lambda value: value >= 0, "at least 0"),
     (
         "weight_decay activation_regularization temporal_regularization nonmonotone_interval patience",
         lambda value: 0 <= value < math.inf,
@@ -48,7 +49,8 @@ class Recipe:
         recurrent_groups: R, the number of blocks into which the recurrent maps are cut, of either cell.
         softmax_head: How many of the most frequent words the softmax predicts in one step, of a vocabulary of many; 0
             for all.
-        sampled_softmax: How many words, on average, the loss of a training step looks at; 0 for all.
+        sampled_softmax: How many words, on average, the loss of a training step looks at, of a vocabulary of at least
+            twice as many; 0 for all.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
@@ -145,6 +147,10 @@ class Recipe:
             for name in names.split():
                 if not fits(getattr(self, name)):
                     raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
+        if self.softmax_head and self.sampled_softmax:  # said here, before a long text is read for nothing
+            raise ValueError(
+                f"softmax_head={self.softmax_head}, sampled_softmax={self.sampled_softmax}: one of the two must be 0"
+            )
 
 
 def small() -> Recipe:

@@ -146,8 +146,12 @@ def trained_names() -> list[str]:
 
 
 def with_shape_of(recipe: Recipe, run: str | Path) -> Recipe:
-    """A recipe with the shape of a run, or of a trained model of the package, whose weights it is to start from."""
-    return replace(recipe, **shape_of(open_run(run).recipe))
+    """A recipe with the shape of a run, or of a trained model of the package, whose weights it is to start from.
+
+    Where that has a softmax in two steps, the recipe looks at all words, since such a softmax knows no samples.
+    """
+    shape = shape_of(open_run(run).recipe)
+    return replace(recipe, **shape, **({"sampled_softmax": 0} if shape["softmax_head"] else {}))
 
 
 def open_start(path: str | Path, recipe: Recipe, corpus: Corpus) -> LanguageModelRun:

@@ -14,10 +14,12 @@ def sampling_chances(vocab_size: int, size: int) -> Tensor:
     .. math::
         \pi_v = \min\big(1, \sqrt{c / (v + 1)}\big), \qquad \sqrt c = \sqrt V - \sqrt{V - n}
 
-    The smaller an id is the more frequent its token is, about as 1 / (v + 1) (Zipf's law). An estimate of a sum
-    varies least if each summand is drawn in proportion to the root of its mean square. Where a word can stand at all
-    it is likely whether it is frequent or not, so that mean square follows the frequency, and the chance its root.
-    With this c the chances add up to n, but for less than one token.
+    Ids are taken to be ordered by frequency, and the v-th most frequent word of a text to make up about 1 / (v + 1) of
+    it (Zipf's law). An estimate of a sum varies least if each summand is drawn in proportion to the root of its mean
+    square. A rare word is unlikely at most places, but where it fits it is as likely as a frequent one would be. So
+    the mean square of its probability falls as its frequency does, and the chance is the root of that. Where ids have
+    another order, as the first 256 of sentencepiece's, the estimates vary more and are as right on average.
+    The chances add up to n, or to less than one token beside it.
 
     Args:
         vocab_size: V, the number of tokens that there are.
@@ -45,7 +47,8 @@ def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, target
         \Big) - z_{n y_n}\Big)
 
     All N predictions share one sample. The sum is right on average; its logarithm, and with it the loss, is a little
-    too low (arXiv 1412.2007 discusses such estimates).
+    too low (arXiv 1412.2007 discusses such estimates). How many words are in a sample is only known when it is drawn,
+    so ``torch.compile`` needs a break here, and a GPU is waited for.
 
     Args:
         features: The inputs of the softmax (N, E).
@@ -63,6 +66,7 @@ def sampled_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, target
     """
     dtype = product_dtype(features)
     features, weight = features.to(dtype), weight.to(dtype)
+    chances = chances.to(torch.promote_types(chances.dtype, torch.float32))  # bfloat16 draws too coarse numbers
     sample = (torch.rand_like(chances) < chances).nonzero().squeeze(1)
     with without_autocast(features):
         # Both kinds of rows are taken at once, so that there is one gradient of the size of the embedding.

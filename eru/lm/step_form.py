@@ -88,6 +88,7 @@ class SequenceForm(nn.Module):
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).requires_grad_(False)
+        self.model.chances = None  # of training alone, and as long as the vocabulary
         for layer in self.model.layers:
             cell = _cell(layer)
             if isinstance(cell.input_transform, EESPGates):

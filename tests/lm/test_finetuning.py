@@ -18,7 +18,8 @@ from tiny_runs import (
 
 from eru.lm.evaluation import evaluate_tokens
 from eru.lm.loop import train
-from eru.lm.run import open_run
+from eru.lm.recipes import make_recipe, shape_of
+from eru.lm.run import open_run, with_shape_of
 from eru.lm.text.tokens import encode_corpus
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -159,3 +160,11 @@ def test_a_resumed_run_keeps_its_start(corpus, pretrained, finetuned):
         with pytest.raises(ValueError, match=message):
             train(open_run(folder).recipe, corpus, folder, resume=True, start=start, quiet=True)
         assert contents(folder) == before
+
+
+def test_a_start_whose_softmax_takes_two_steps_leaves_nothing_to_sample(corpus, tmp_path):
+    older = tiny(softmax_head=5, sampled_softmax=0)
+    train(older, corpus, tmp_path / "run", max_steps=1, quiet=True)
+    newer = with_shape_of(make_recipe("small"), tmp_path / "run")
+    assert shape_of(newer) == shape_of(older)
+    assert newer.sampled_softmax == 0

@@ -84,6 +84,8 @@ def test_an_unknown_field_is_named_with_the_known_ones(name):
         ({"tokenizer": "bytes"}, "tokenizer='bytes': must be one of word, sentencepiece, char"),
         ({"cell": "gru"}, "cell='gru': must be one of eru, lstm"),
         ({"optimizer": "lamb"}, "optimizer='lamb': must be one of adamw, adam, sgd"),
+        ({"sampled_softmax": -1}, "sampled_softmax=-1: must be at least 0"),
+        ({"softmax_head": 9}, "softmax_head=9, sampled_softmax=2500: one of the two must be 0"),
         ({"averaging_start": 1.5}, "averaging_start=1.5: must be from 0 to 1"),
         ({"schedule": "step"}, "schedule='step': must be one of constant, cosine, linear"),
         ({"epochs": "3"}, "epochs='3': must be of type int"),

@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eru.lm.build import build_model
 from eru.lm.model import LanguageModel
+from eru.lm.recipes import make_recipe
 from eru.lm.sampled_softmax import sampled_cross_entropy, sampling_chances
+from eru.lm.step_form import SequenceForm
 
 
 def operands(rows: int, width: int, types: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -138,8 +141,8 @@ def test_a_model_samples_in_training_and_sees_every_word_in_evaluation():
     assert model.eval().loss(model.features(tokens), targets).item() == pytest.approx(exact.item())
 
 
-@pytest.mark.parametrize("size", [11, 5000])
-def test_as_many_words_as_there_are_leave_nothing_to_sample(size):
+@pytest.mark.parametrize("size", [6, 11, 5000])
+def test_all_words_are_quicker_than_a_sample_of_most_of_them(size):
     model, tokens, targets = model_and_text(sampled_softmax=size)
     plain, _, _ = model_and_text()
     torch.testing.assert_close(
@@ -154,11 +157,32 @@ def test_the_sample_is_no_part_of_the_weights():
     sampling.load_state_dict(plain.state_dict())
 
 
+def test_a_model_in_bfloat16_draws_as_many_words(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(torch, "rand_like", lambda chances: drawn.append(chances.dtype) or torch.zeros_like(chances))
+    model, tokens, targets = model_and_text(sampled_softmax=4)
+    model.bfloat16()
+    model.loss(model.features(tokens), targets)
+    assert drawn == [torch.float32]
+
+
+def test_a_recipe_hands_it_to_its_model():
+    sizes = {"embedding_size": 8, "hidden_size": 8}
+    sampling, plain = (build_model(make_recipe("small", **sizes, sampled_softmax=n), 100) for n in (20, 0))
+    assert sampling.chances.sum().item() == pytest.approx(20, abs=1)
+    assert plain.chances is None
+
+
+def test_an_exported_sequence_does_not_hold_the_chances():
+    model, _, _ = model_and_text(sampled_softmax=4)
+    assert dict(SequenceForm(model.eval()).named_buffers()).keys() == {"table"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"sampled_softmax": -1}, r"sampled_softmax=-1: must be 0 or a number of tokens"),
-        ({"sampled_softmax": 4, "softmax_head": 3}, r"sampled_softmax=4, softmax_head=3: one of the two must be 0"),
+        ({"sampled_softmax": 4, "softmax_head": 3}, r"softmax_head=3, sampled_softmax=4: one of the two must be 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

@@ -14,7 +14,7 @@ def tiny(**changes):
     return make_recipe("small", **{**sizes, "epochs": 2, "warmup_steps": 4, "log_every": 1, **changes})
 
 
-COSINE = {"layer_dropout": 0.3, "epochs": 3, "checkpoint_every": 5}
+COSINE = {"layer_dropout": 0.3, "sampled_softmax": 5, "epochs": 3, "checkpoint_every": 5}
 AVERAGED = {
     "optimizer": "sgd",
     "schedule": "constant",
