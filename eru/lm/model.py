@@ -55,8 +55,8 @@ class LanguageModel(nn.Module):
             take two, see :func:`eru.lm.softmax.two_step_cross_entropy`. 0 for one step for all. It is for vocabularies
             of some 50,000 tokens and more.
         sampled_softmax: How many tokens, on average, the loss of a training step looks at, see
-            :func:`eru.lm.sampled_softmax.sampled_cross_entropy`. 0 for all of them, as everywhere but in training; so
-            it is too where there are fewer than twice as many, since then a sample takes longer than all.
+            :func:`eru.lm.sampled_softmax.sampled_cross_entropy`. 0 for all of them, as everywhere but in training.
+            A vocabulary that is not twice as large is not sampled either, since all of it takes less time.
         input_dropout: The dropout on the embedded tokens.
         layer_dropout: The dropout between layers.
         output_dropout: The dropout before the softmax.
