@@ -10,6 +10,7 @@ import click
 import torch
 
 import eru
+from eru.training import keep_freed_memory
 from eru_cli.export import export
 from eru_cli.lm import lm_eval, lm_generate, lm_train
 from eru_cli.options import program
@@ -71,6 +72,7 @@ def main() -> None:
     # Large tensors in huge pages (Linux; read at the first one): a training step is mostly made of fresh ones, whose
     # pages cost more time than the arithmetic of some operators on them (docs/performance.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_freed_memory()
 
 
 for command in (

@@ -8,8 +8,14 @@
 
 #include "elementwise.h"
 
-/* Products are made in tiles of at most TILE rows and one panel of columns, whose sums stay in registers. */
-enum { TILE = 6, PANEL = 2 * WIDTH, MOST_ROWS = 72 };
+/* Products are made in tiles of at most TILE rows and one panel of columns. A row's sums stay in two registers, of
+ * the 16 that processors have, or of the 32 of those with AVX-512. */
+#if defined(__AVX512F__)
+enum { TILE = 8 };
+#else
+enum { TILE = 6 };
+#endif
+enum { PANEL = 2 * WIDTH, MOST_ROWS = 72 };
 
 typedef struct {
     size_t steps, batch, size, out, groups; /* T, B, H, P (H without a projection), R */
@@ -42,14 +48,14 @@ INLINE void tile(size_t rows, size_t segments, size_t length, const float *a, si
     for (size_t s = 0; s < segments; s++, a += segment_apart)
         for (size_t k = 0; k < length; k++, packed += PANEL) {
             const vector left = *(const vector *)packed, right = *(const vector *)(packed + WIDTH);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
             for (size_t row = 0; row < rows; row++) {
                 const float x = a[row * row_apart + k];
                 sums[row][0] += x * left;
                 sums[row][1] += x * right;
             }
         }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (size_t row = 0; row < rows; row++) {
         *(vector *)(to + row * to_apart) = sums[row][0];
         *(vector *)(to + row * to_apart + WIDTH) = sums[row][1];
@@ -64,12 +70,18 @@ static void multiply(size_t rows, size_t columns, size_t segments, size_t length
             const float *from = a + row * row_apart;
             float *at = to + row * to_apart;
             switch (smaller(rows - row, TILE)) { /* each with its own number of rows, known to the compiler */
-                case 6: tile(6, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
-                case 5: tile(5, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
-                case 4: tile(4, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
-                case 3: tile(3, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
-                case 2: tile(2, segments, length, from, row_apart, segment_apart, packed, at, to_apart); break;
-                default: tile(1, segments, length, from, row_apart, segment_apart, packed, at, to_apart);
+#define ROWS(n) tile(n, segments, length, from, row_apart, segment_apart, packed, at, to_apart)
+#if defined(__AVX512F__)
+                case 8: ROWS(8); break;
+                case 7: ROWS(7); break;
+#endif
+                case 6: ROWS(6); break;
+                case 5: ROWS(5); break;
+                case 4: ROWS(4); break;
+                case 3: ROWS(3); break;
+                case 2: ROWS(2); break;
+                default: ROWS(1);
+#undef ROWS
             }
         }
 }

@@ -110,11 +110,10 @@ def _run_backward(
     groups = h0.shape[1] // weight_hh.shape[1]
     read = torch.cat([h0.unsqueeze(0), hidden[:-1]])
     read = (read if hidden_mask is None else read * hidden_mask).flatten(0, 1).unflatten(1, (groups, -1))
-    # One product a block over all steps and rows: (R, 4H / R, T B) with (R, T B, P / R). The copy before it keeps runs
-    # of units together, and the product itself reads it transposed, which costs much less than a transposed copy.
-    blocks = grad_gates.flatten(0, 1).unflatten(1, (4, groups, -1)).permute(2, 0, 1, 3).flatten(2)
-    grad_weight = blocks.transpose(1, 2) @ read.transpose(0, 1)
-    grad_weight = grad_weight.unflatten(1, (4, -1)).transpose(0, 1).reshape(weight_hh.shape)
+    # One product a gate and block over all steps and rows, (4, R, H / R, T B) with (R, T B, P / R). The products read
+    # the gradients transposed and with gaps between their rows; copies without gaps would cost more.
+    by_gate = grad_gates.flatten(0, 1).unflatten(1, (4, groups, -1)).permute(1, 2, 3, 0)
+    grad_weight = torch.stack([blocks @ read.transpose(0, 1) for blocks in by_gate]).reshape(weight_hh.shape)
     if weight_hr is None:
         return grad_gates, grad_weight, grad_h0, grad_c0, hidden.new_empty(0)
     unprojected = (activated[:, :, 3] * cells.tanh()).to(hidden.dtype)

@@ -11,7 +11,7 @@ from eru.training.distributed import Ranks
 from eru.training.epoch import Session, Step, run_epoch
 from eru.training.limits import Limits
 from eru.training.machine import machine
-from eru.training.memory import check_memory
+from eru.training.memory import check_memory, keep_freed_memory
 from eru.training.numerics import NonFiniteLossError, Precision, autocast, check_finite
 from eru.training.progress import Progress, counted
 from eru.training.rng import rng_state, seed_everything, set_rng_state
@@ -42,6 +42,7 @@ __all__ = [
     "check_memory",
     "counted",
     "has_stalled",
+    "keep_freed_memory",
     "machine",
     "make_optimizer",
     "plot_curve",

@@ -1,10 +1,14 @@
-"""The memory that a training needs, compared with what the machine has."""
+"""The memory that a training needs: what the machine has of it, and how it gets it."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 import torch
 
+# Names and largest values of two numbers of glibc's malloc (malloc.h, man 3 mallopt).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _MOST_TRIM, _MOST_MMAP = -1, -3, (1 << 31) - 1, 1 << 25
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")  # Of a Linux container; it says "max" where there is no limit.
 
 
@@ -36,3 +40,15 @@ def check_memory(needed: int, device: str | torch.device, what: str) -> None:
     if needed > there:
         sizes = f"{needed / 1e9:,.1f} GB of memory, and {place} has {there / 1e9:,.1f} GB"
         raise ValueError(f"{what}: needs at least {sizes}")
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep what it frees, for its next large tensor, where its C library is glibc (most of Linux).
+
+    glibc gives large blocks back to the system at once, and asks for them again a moment later. Their pages then come
+    back empty one by one, which takes a training step of a language model more time than its dropout. The process
+    stays as large as it was at its largest. This holds for all of it, so it is for programs, not for libraries.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP)
+        libc.mallopt(_M_TRIM_THRESHOLD, _MOST_TRIM)

@@ -714,6 +714,42 @@ def test_large_tensors_come_in_huge_pages_unless_told_otherwise(asked):
     assert faults < pages / 2 if asked is None else faults >= pages
 
 
+PAGES_OF_THE_NEXT_TENSORS = """
+import platform, resource, sys, torch, eru_cli
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    return [torch.ones(5 * 2**20) for _ in range(5)]
+if sys.argv[1] == "cli":
+    try:
+        eru_cli.main(["summary", "small"])
+    except SystemExit:
+        pass
+for _ in range(3):
+    step()
+before = faults()
+step()
+print(platform.libc_ver()[0], 5 * 20 * 2**20 // resource.getpagesize(), faults() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("caller", ["cli", "library"])
+def test_the_program_keeps_the_memory_that_it_frees_and_the_library_does_not(caller):
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES_OF_THE_NEXT_TENSORS, caller],
+        env=os.environ | {"THP_MEM_ALLOC_ENABLE": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    library, pages, faults = done.stdout.splitlines()[-1].split()
+    if library != "glibc":
+        pytest.skip("another C library")
+    assert int(faults) < int(pages) / 10 if caller == "cli" else int(faults) > int(pages) / 2
+
+
 def test_control_characters_of_a_corpus_do_not_reach_the_terminal(call, train, corpus, tmp_path):
     colour, title, eight_bit = "\x1b[31mred", "\x1b]0;title\x07", "\x9bcsi"
     folder = shutil.copytree(corpus, tmp_path / "coloured")
