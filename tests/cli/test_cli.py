@@ -719,7 +719,7 @@ import platform, resource, sys, torch, eru_cli
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step():
-    return [torch.ones(5 * 2**20) for _ in range(5)]
+    return [torch.ones(5 * 2**20) for _ in range(10)]
 if sys.argv[1] == "cli":
     try:
         eru_cli.main(["summary", "small"])
@@ -729,7 +729,7 @@ for _ in range(3):
     step()
 before = faults()
 step()
-print(platform.libc_ver()[0], 5 * 20 * 2**20 // resource.getpagesize(), faults() - before)
+print(platform.libc_ver()[0], 10 * 20 * 2**20 // resource.getpagesize(), faults() - before)
 """
 
 
