@@ -4,10 +4,10 @@ from dataclasses import asdict
 from itertools import groupby
 
 import click
-import torch
 
 from eru.lm.build import build_model
 from eru.lm.recipes import make_recipe
+from eru.undrawn import Undrawn
 from eru_cli.options import answer, as_json
 from vision.paper import Row, models, parameters, section_3, table_1
 
@@ -43,7 +43,7 @@ def table_4() -> list[Row]:
     rows = []
     for printed in ("7", "15"):
         recipe = make_recipe(f"paper-{printed}m")
-        with torch.device("meta"):
+        with Undrawn():
             model = build_model(recipe, 10_000)
         e, h = recipe.embedding_size, recipe.hidden_size
         note = f"embedding {e}, tied to the softmax; layers {e} -> {h} -> {h} -> {e}, with one reduce for all gates "

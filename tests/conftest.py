@@ -1,5 +1,8 @@
 import os
-from contextlib import contextmanager
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,30 @@ def few_layers(shallow):
     """Builds vision's networks in that way for a whole test."""
     with shallow():
         yield
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """What runs a program in two processes that train together, as `two_processes(text, *arguments)`.
+
+    They find each other as under torchrun, which itself would take as long to start as one of them. A program that
+    joins them more than once finds a port for each time in $PORTS.
+    """
+
+    def run(text, *arguments):
+        program = tmp_path / "program.py"
+        program.write_text(text)
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+            ports = [str(place.getsockname()[1]) for place in sockets]
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "PORTS": " ".join(ports), "WORLD_SIZE": "2"}
+        variables = {**os.environ, **meeting, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, program, *map(str, arguments)]
+        processes = [
+            subprocess.Popen(command, env={**variables, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
+            for rank in "01"
+        ]
+        said = [process.communicate()[1].decode() for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+
+    return run

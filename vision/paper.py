@@ -15,6 +15,7 @@ from torch import nn
 from eru.complexity import stages
 from eru.eesp import EESP, Convolution
 from eru.sizes import receptive_field_limit
+from eru.undrawn import Undrawn
 from vision.detection import Detector
 from vision.registry import create_model
 
@@ -55,7 +56,8 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> int:
 @cache
 def counts(name: str, height: int, width: int, **options: Any) -> tuple[int, int]:
     """Parameters and multiply-adds of the model of that name, for an image of that size."""
-    model = create_model(name, device="meta", **options)
+    with Undrawn():
+        model = create_model(name, **options)
     return parameters(model), multiply_adds(model, height, width)
 
 

@@ -7,6 +7,7 @@ import torch
 from eru.lm.model import CellName, LanguageModel, nearest_hidden_size
 from eru.lm.recipes import Recipe
 from eru.training import check_memory
+from eru.undrawn import Undrawn
 
 
 def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
@@ -65,7 +66,7 @@ def _count(recipe: Recipe, vocab_size: int, cell: CellName, hidden_size: int) ->
     """The parameters of a model; of its layers between the first and the last, which are alike, one is built."""
 
     def count(num_layers: int) -> int:
-        with torch.device("meta"):  # Nothing is drawn there, so the seed's sequence stays as it was.
+        with Undrawn():  # Nothing is drawn there, so the seed's sequence stays as it was.
             return sum(p.numel() for p in _build(recipe, vocab_size, num_layers, cell, hidden_size).parameters())
 
     if recipe.num_layers <= 3:

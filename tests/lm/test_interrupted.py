@@ -132,12 +132,11 @@ def test_the_command_says_how_to_go_on_and_exits_as_shells_expect(corpus, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_several_processes_stop_together(corpus, tmp_path, signum):
+def test_several_processes_stop_together(corpus, tmp_path):
     run = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, ROOT / "cli.py", "lm-train", "--data", corpus.name, "--out", run, *ENDLESS, *SIZES]
-    code, _, err = interrupted(command, run, signum)
+    code, _, err = interrupted(command, run, signal.SIGTERM)
     assert code != 0
     assert err.count("go on with python cli.py lm-train --resume") == 1, err
     step = state_of(run)["position"]["step"]
@@ -146,12 +145,11 @@ def test_several_processes_stop_together(corpus, tmp_path, signum):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("child", [0, 1])
-def test_one_process_that_dies_ends_the_others_and_the_run_goes_on(corpus, tmp_path, child):
+def test_one_process_that_dies_ends_the_others_and_the_run_goes_on(corpus, tmp_path):
     run = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, ROOT / "cli.py", "lm-train", "--data", corpus.name, "--out", run, *ENDLESS, *SIZES]
-    code, _, err = interrupted(command, run, signal.SIGKILL, child)
+    code, _, err = interrupted(command, run, signal.SIGKILL, child=0)  # the one that writes
     assert code != 0
     assert "SIGKILL" in err
     step = state_of(run)["position"]["step"]

@@ -1,11 +1,9 @@
 import importlib.util
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -340,24 +338,19 @@ module = sys.modules["eru.lm.loop"]
 models = []
 make_state = module.TrainingState
 module.TrainingState = lambda model, optimizer: models.append(model) or make_state(model, optimizer)
-corpus, out, recipe, last = load_corpus(sys.argv[1]), sys.argv[2], Recipe(**json.loads(sys.argv[3])), int(sys.argv[4])
-asked = itertools.count()  # before the first step and after each; one process alone ends all
-stop = lambda: os.environ["RANK"] == "1" and next(asked) == last
-result = module.train(recipe, corpus, out, resume=True, stop=stop, quiet=True)
-saved = {"model": models[0].state_dict(), "draw": torch.rand(4), "valid": result.valid_perplexity}
-torch.save(saved, f"{out}/{os.environ['RANK']}.pt")
+corpus, recipe = load_corpus(sys.argv[1]), Recipe(**json.loads(sys.argv[2]))
+for port, (out, last) in zip(os.environ["PORTS"].split(), json.loads(sys.argv[3])):
+    os.environ["MASTER_PORT"] = port
+    asked = itertools.count()  # before the first step and after each; one process alone ends all
+    stop = lambda: os.environ["RANK"] == "1" and next(asked) == last
+    result = module.train(recipe, corpus, out, resume=True, stop=stop, quiet=True)
+    saved = {"model": models[-1].state_dict(), "draw": torch.rand(4), "valid": result.valid_perplexity}
+    torch.save(saved, f"{out}/{os.environ['RANK']}.pt")
 """
 
 
-def two_processes(corpus, run, recipe, steps):
-    """Two processes train a run until this call has taken so many steps; what each then has."""
-    script = run.parent / "worker.py"
-    script.write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command += [corpus.name, run, json.dumps(asdict(recipe)), str(steps)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def saved_by_both(run):
+    """What each of two processes had in the end."""
     return [torch.load(run / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -365,9 +358,11 @@ WITHOUT_DROPOUT = dict.fromkeys(("input_dropout", "layer_dropout", "output_dropo
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_that_reads_all_streams(corpus, tmp_path):
+def test_two_processes_train_as_one_that_reads_all_streams(corpus, tmp_path, two_processes):
     recipe = tiny(batch_size=4, partial_shuffle=True, epochs=9, **WITHOUT_DROPOUT)
-    first, second = two_processes(corpus, tmp_path / "run", recipe, steps=3)
+    together = partial(two_processes, WORKER, corpus.name, json.dumps(asdict(recipe)))
+    together(json.dumps([(str(tmp_path / "run"), 3)]))
+    first, second = saved_by_both(tmp_path / "run")
     assert same(first["model"], second["model"])
     assert first["valid"] == second["valid"]
     assert not torch.equal(first["draw"], second["draw"])  # so that their dropout would differ
@@ -383,19 +378,19 @@ def test_two_processes_train_as_one_that_reads_all_streams(corpus, tmp_path):
     torch.testing.assert_close(
         state_of(tmp_path / "run")["model"], state_of(tmp_path / "alone")["model"], rtol=1e-3, atol=1e-4
     )
-    two_processes(corpus, tmp_path / "run", recipe, steps=2)
+    together(json.dumps([(str(tmp_path / "run"), 2)]))
     assert state_of(tmp_path / "run")["position"]["step"] == 10
     starts = [r for r in RunFolder.open(tmp_path / "run").metrics() if r["event"] in ("start", "resume")]
     assert [record["processes"] for record in starts] == [2, 1, 2]
 
 
 @pytest.mark.slow
-def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(corpus, tmp_path):
+def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(corpus, tmp_path, two_processes):
     recipe = tiny(batch_size=4, epochs=9, layer_dropout=0.4)
-    whole = two_processes(corpus, tmp_path / "whole", recipe, steps=7)
-    two_processes(corpus, tmp_path / "parts", recipe, steps=4)
-    parts = two_processes(corpus, tmp_path / "parts", recipe, steps=3)
-    for found, expected in zip(parts, whole, strict=True):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    jobs = [(str(run), steps) for run, steps in ((whole, 7), (parts, 4), (parts, 3))]
+    two_processes(WORKER, corpus.name, json.dumps(asdict(recipe)), json.dumps(jobs))
+    for found, expected in zip(saved_by_both(parts), saved_by_both(whole), strict=True):
         assert same(found, expected)
     found, expected = (state_of(tmp_path / name) for name in ("parts", "whole"))
     for part in ("model", "optimizer", "carried", "rng"):

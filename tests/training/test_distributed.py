@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -40,17 +36,8 @@ ranks.close()
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_gradients_of_the_joint_batch(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, str(tmp_path / "worker.py"), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_processes_give_the_gradients_of_the_joint_batch(tmp_path, two_processes):
+    two_processes(WORKER, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["place"] == [0, 2, True, "cpu"]
     assert second["place"] == [1, 2, False, "cpu"]
