@@ -293,7 +293,7 @@ class EESPGates(nn.Module):
 
     def _branched_reduce(self) -> Tensor:
         """Reduce, branches and running sums as one matrix (K units d, M): what they make of every input alone."""
-        # In the reduce's own layout the branches add up shifted rows. That takes a fraction of the time of `_branches`,
+        # In the reduce's own layout the branches add up shifted rows. That takes a fraction of `_branches`' time,
         # for so many signals of so few channels make a slow convolution, and would have to be turned twice.
         rows = self.reduce_weight.view(self.units, self.groups, -1, self.input_size)
         length, far = rows.shape[2], (self.kernel_size - 1) * max(self.dilations) // 2
