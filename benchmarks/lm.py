@@ -6,11 +6,13 @@ Every round runs each contender once; rows hold medians and the ratio to nn.LSTM
 training step is forward, backward, clipping and AdamW over B = 20 streams of T = 70 random tokens of a vocabulary of
 10,000; "bf16" are products in bfloat16 under autocast. Token by token there is one stream, the likeliest word is fed
 back, "optimized" is `eru.optimize`, and in "bf16" the weights themselves are bfloat16. "Sampled" is the recipe with
-`sampled_softmax=2500`, which changes training alone.
+`sampled_softmax=2500`, which changes training alone. "Layers" are the middle layer of each recipe alone, forward and
+backward with two threads, and an nn.LSTM of as many parameters that is as wide inside as outside.
 """
 
 import argparse
 import copy
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -34,7 +36,7 @@ VOCABULARY, SAMPLED, BATCH, STEPS, TOKENS = 10_000, 2_500, 20, 70, 100
 EPOCH_TOKENS = 929_589  # of the Penn Treebank
 # Hidden sizes that give nn.LSTM (two biases a gate) the recipe's number of parameters.
 EQUAL_HIDDEN = {"paper-7m": 324, "paper-15m": 800}
-PEER = "nn.LSTM, same width"
+PEER, PEER_LAYER = "nn.LSTM, same width", "nn.LSTM, same parameters"
 
 
 class LSTMLanguageModel(nn.Module):
@@ -78,6 +80,25 @@ def training_step(model: Any, tokens: Tensor, *, bf16: bool = False) -> Callable
         optimizer.zero_grad()
 
     return partial(milliseconds, step)
+
+
+def measure_layer(recipe_name: str, rounds: int) -> list[dict[str, Any]]:
+    """The rows of one recipe's middle layer."""
+    torch.set_num_threads(2)
+    eru_layer = build_model(make_recipe(recipe_name), VOCABULARY).layers[1]
+    parameters = sum(p.numel() for p in eru_layer.parameters())
+    size = round(math.sqrt(parameters / 8 + 1 / 4) - 1 / 2)  # so that 8 size^2 + 8 size is about that
+    layers, turns = {PEER_LAYER: nn.LSTM(size, size), "ERU": eru_layer}, {}
+    for name, layer in layers.items():
+        width = size if name == PEER_LAYER else make_recipe(recipe_name).hidden_size
+        x = torch.randn(STEPS, BATCH, width, requires_grad=True)
+        turns[name] = partial(milliseconds, lambda layer=layer, x=x: layer(x)[0].sum().backward())
+    rows = []
+    for name, (ms, ratio) in paired(turns, PEER_LAYER, rounds).items():
+        count = sum(p.numel() for p in layers[name].parameters())
+        row = {"recipe": recipe_name, "layer": name, "parameters": count}
+        rows.append(row | {"forward_backward_ms": round(ms, 1), "ratio": round(ratio, 3)})
+    return rows
 
 
 @torch.no_grad()
@@ -140,7 +161,9 @@ def main() -> None:
     torch.manual_seed(0)
     training, streaming = zip(*(measure(recipe, rounds) for recipe in EQUAL_HIDDEN), strict=True)
     note = {"note": "training with two threads, streaming with one", "rounds": rounds}
-    write_result("lm", {"batch": BATCH, "steps": STEPS, **note, "rows": [row for rows in training for row in rows]})
+    layers = [row for recipe in EQUAL_HIDDEN for row in measure_layer(recipe, rounds)]
+    rows = [row for rows in training for row in rows]
+    write_result("lm", {"batch": BATCH, "steps": STEPS, **note, "rows": rows, "layers": layers})
     write_result("streaming", {"tokens": TOKENS, **note, "rows": [row for rows in streaming for row in rows]})
 
 

@@ -168,6 +168,9 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "commits": partial(listed, "commits", "case", "older_ms", "today_ms", "ratio"),
     "step": partial(listed, "lm", "recipe", "model", "parameters", "step_ms", "ratio"),
+    "recipe_layer": partial(
+        listed, "lm", "recipe", "layer", "parameters", "forward_backward_ms", "ratio", table="layers"
+    ),
     "word": partial(listed, "streaming", "recipe", "model", "parameters", "ms_a_token", "ratio"),
     "fuzz": partial(listed, "fuzz", "case", "answered", "refused", "fault"),
     "fuzz_coverage": partial(listed, "fuzz_coverage", "reader", "fed", "reached", "faults"),

@@ -113,7 +113,9 @@ def _run_backward(
     # One product a gate and block over all steps and rows, (4, R, H / R, T B) with (R, T B, P / R). The products read
     # the gradients transposed and with gaps between their rows; copies without gaps would cost more.
     by_gate = grad_gates.flatten(0, 1).unflatten(1, (4, groups, -1)).permute(1, 2, 3, 0)
-    grad_weight = torch.stack([blocks @ read.transpose(0, 1) for blocks in by_gate]).reshape(weight_hh.shape)
+    grad_weight = hidden.new_empty(weight_hh.shape)
+    for blocks, made in zip(by_gate, grad_weight.view(4, groups, -1, weight_hh.shape[1]), strict=True):
+        torch.bmm(blocks, read.transpose(0, 1), out=made)
     if weight_hr is None:
         return grad_gates, grad_weight, grad_h0, grad_c0, hidden.new_empty(0)
     unprojected = (activated[:, :, 3] * cells.tanh()).to(hidden.dtype)
