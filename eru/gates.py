@@ -164,8 +164,7 @@ class EESPGates(nn.Module):
                 by_unit = torch.bmm(reduced, self._composed(self.branch_weight, self.expand_weight))
             else:
                 reduced = self._reduce(rows, self.reduce_weight)
-                fused = self._branches(reduced.transpose(0, 1), self.branch_weight)
-                by_unit = self._expand(fused, self.expand_weight)
+                by_unit = self._expand(self._convolved(reduced.transpose(0, 1)), self.expand_weight)
             gates = by_unit.transpose(0, 1).reshape(-1, self.output_size)
         gates = gates if bias is None else gates + bias.to(gates.dtype)
         return gates.reshape(*x.shape[:-1], self.output_size)
@@ -261,13 +260,30 @@ class EESPGates(nn.Module):
         return out.flatten(2)
 
     def _branches(self, reduced: Tensor, weight: Tensor) -> Tensor:
-        """D and its running sums: (N, units, d) -> (K, N, units, d)."""
+        """D and its running sums, of the columns of a matrix: (units, d, N) -> (K, units, d, N)."""
+        # The taps of a unit's groups slide over the features of their slices, which are rows here. To add up shifted
+        # rows takes a fraction of the time of a convolution, which is slow for many signals of few channels.
+        slices = reduced.unflatten(1, (self.groups, -1))  # (units, groups, positions, N)
+        far = (self.kernel_size - 1) * max(self.dilations) // 2
+        padded = F.pad(slices, (0, 0, far, far))
+        branches = []
+        for taps, dilation in zip(weight.chunk(self.branches), self.dilations, strict=True):
+            first = far - (self.kernel_size - 1) * dilation // 2
+            branch = slices.new_zeros(())
+            for n, tap in enumerate(taps.view(self.units, self.groups, -1, 1, 1).unbind(2)):
+                branch = torch.addcmul(branch, tap, padded.narrow(2, first + n * dilation, slices.shape[2]))
+            branches.append(branch)
+        sums = running_sums(branches) if self.fusion else branches
+        return torch.stack(sums).flatten(2, 3)
+
+    def _convolved(self, reduced: Tensor) -> Tensor:
+        """`_branches` of few rows, (N, units, d) -> (K, N, units, d), in as few operators as there are branches."""
         # Each unit's groups are the channels of a convolution over the features of their slices.
         channels = self.units * self.groups
         signals = reduced.reshape(-1, channels, self.width // self.groups)
         branches = [
             F.conv1d(signals, taps, padding=(self.kernel_size - 1) * dilation // 2, dilation=dilation, groups=channels)
-            for taps, dilation in zip(weight.chunk(self.branches), self.dilations, strict=True)
+            for taps, dilation in zip(self.branch_weight.chunk(self.branches), self.dilations, strict=True)
         ]
         sums = running_sums(branches) if self.fusion else branches
         return torch.stack(sums).unflatten(2, (self.units, -1)).flatten(3)
@@ -293,20 +309,8 @@ class EESPGates(nn.Module):
 
     def _branched_reduce(self) -> Tensor:
         """Reduce, branches and running sums as one matrix (K units d, M): what they make of every input alone."""
-        # In the reduce's own layout the branches add up shifted rows. That takes a fraction of `_branches`' time,
-        # for so many signals of so few channels make a slow convolution, and would have to be turned twice.
-        rows = self.reduce_weight.view(self.units, self.groups, -1, self.input_size)
-        length, far = rows.shape[2], (self.kernel_size - 1) * max(self.dilations) // 2
-        padded = F.pad(rows, (0, 0, far, far))
-        branches = []
-        for taps, dilation in zip(self.branch_weight.chunk(self.branches), self.dilations, strict=True):
-            first = far - (self.kernel_size - 1) * dilation // 2
-            branch = rows.new_zeros(())
-            for n, tap in enumerate(taps.view(self.units, self.groups, -1, 1, 1).unbind(2)):
-                branch = torch.addcmul(branch, tap, padded.narrow(2, first + n * dilation, length))
-            branches.append(branch)
-        sums = running_sums(branches) if self.fusion else branches
-        return torch.stack(sums).reshape(-1, self.input_size)
+        rows = self.reduce_weight.view(self.units, self.width, self.input_size)
+        return self._branches(rows, self.branch_weight).reshape(-1, self.input_size)
 
     def _composed(self, branch_weight: Tensor, expand_weight: Tensor) -> Tensor:
         """What branches, running sums and expand make of the identity: one matrix a unit, (units, d, S H / units).
@@ -316,9 +320,10 @@ class EESPGates(nn.Module):
         """
         length = self.width // self.groups
         positions = torch.eye(length, device=branch_weight.device, dtype=branch_weight.dtype)
-        # What the branches make of each position: (K, length, units, d).
-        answers = self._branches(positions.repeat(1, self.units * self.groups), branch_weight)
-        answers = answers.unflatten(3, (self.groups, length)).transpose(3, 4)  # (K, from, units, to, groups)
+        positions = positions.repeat(self.units * self.groups, 1).unflatten(0, (self.units, -1))
+        # What the branches make of each position: (K, units, d, length).
+        answers = self._branches(positions, branch_weight).unflatten(2, (self.groups, length))
+        answers = answers.permute(0, 4, 1, 3, 2)  # (K, from, units, to, groups)
         blocks = torch.diag_embed(answers)  # (K, from, units, to, groups, groups): zero off the diagonal
         whole = blocks.permute(0, 4, 1, 2, 5, 3)  # (K, groups, from, units, groups, to)
         return self._expand(whole.flatten(4, 5).flatten(1, 2), expand_weight)

@@ -288,9 +288,10 @@ def test_a_shared_reduce_is_an_eesp_whose_gates_agree():
 @pytest.mark.parametrize("fusion", [True, False])
 def test_the_branches_of_a_shared_reduce_start_as_the_identity(fusion):
     unit, x = EESPGates(12, 4 * 16, shared_reduce=True, fusion=fusion), torch.randn(7, 12)
-    reduced = unit._reduce(x, unit.reduce_weight)[0]
-    fused = unit._branches(reduced.unsqueeze(1), unit.branch_weight)
-    assert all(torch.equal(part[:, 0], reduced) for part in fused)
+    reduced = unit._reduce(x, unit.reduce_weight)  # (1, 7, d)
+    assert all(torch.equal(part, reduced) for part in unit._convolved(reduced.transpose(0, 1)).transpose(1, 2))
+    columns = reduced.transpose(1, 2)
+    assert all(torch.equal(part, columns) for part in unit._branches(columns, unit.branch_weight))
 
 
 SIZES = [(1, 1), (1, 51), (51, 1), (3, 7), (16, 32), (100, 40), (128, 128), (650, 51), (400, 448)]
