@@ -46,7 +46,7 @@ class Activated(EESPGates):
         """(T, B, M) -> (T, B, 4H)."""
         reduced = self._reduce(x.flatten(0, 1), self.reduce_weight).transpose(0, 1)  # (N, S, d)
         activated = self.reduce_activation(reduced.flatten(1)).view_as(reduced)
-        fused = self._branches(activated, self.branch_weight)  # (K, N, S, d)
+        fused = self._convolved(activated)  # (K, N, S, d)
         rows = fused.transpose(0, 1).flatten(1)  # (N, K S d), a slope for each feature
         fused = self.branch_activation(rows).view(-1, *fused.shape[:1], *fused.shape[2:]).transpose(0, 1)
         return self._expand(fused, self.expand_weight).transpose(0, 1).reshape(*x.shape[:2], -1)
