@@ -11,7 +11,7 @@ class Undrawn(TorchFunctionMode):
     """While it is entered, tensors are made on the meta device, and normal distributions draw nothing.
 
     The meta device holds shapes without numbers. To draw normal numbers there, torch would load its compiler, which
-    takes seconds, and then count shapes in Python.
+    takes longer than all the rest.
 
     Example:
         >>> with Undrawn():

@@ -46,8 +46,8 @@ def keep_freed_memory() -> None:
     """Let the process keep what it frees, for its next large tensor, where its C library is glibc (most of Linux).
 
     glibc gives large blocks back to the system at once, and asks for them again a moment later. Their pages then come
-    back empty one by one, which takes a training step of a language model more time than its dropout. The process
-    stays as large as it was at its largest. This holds for all of it, so it is for programs, not for libraries.
+    back empty, one fault of the processor each, in every training step. The process stays as large as it was at its
+    largest. This holds for all of it, so a program may call it, and a library should not.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP)
