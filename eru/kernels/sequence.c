@@ -9,79 +9,93 @@
 #include "elementwise.h"
 
 /* Products are made in tiles of at most TILE rows and one panel of columns. A row's sums stay in two registers, of
- * the 16 that processors have, or of the 32 of those with AVX-512. */
-#if defined(__AVX512F__)
-enum { TILE = 8 };
+ * the 16 that processors have, or of the 32 of those with AVX-512 and of ARM's. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { TILE = 12 };
 #else
 enum { TILE = 6 };
 #endif
-enum { PANEL = 2 * WIDTH, MOST_ROWS = 72 };
+enum { PANEL = 2 * WIDTH, MOST_ROWS = 72, LINE = 64, AHEAD = 8 };
 
 typedef struct {
     size_t steps, batch, size, out, groups; /* T, B, H, P (H without a projection), R */
 } Shape;
 
-static size_t panels(size_t columns) { return (columns + PANEL - 1) / PANEL; }
-
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-/* A matrix as panels of columns, filled up with zeros. Its rows are `segments` of `length`. */
-static void pack(int threads, float *to, size_t columns, size_t segments, size_t length, const float *from,
-                 size_t segment_apart, size_t row_apart, size_t column_apart) {
-    const size_t count = panels(columns);
-#pragma omp parallel for num_threads(threads) if (columns * segments * length > 1 << 17)
-    for (size_t panel = 0; panel < count; panel++) {
-        float *at = to + panel * segments * length * PANEL;
-        for (size_t s = 0; s < segments; s++)
-            for (size_t k = 0; k < length; k++, at += PANEL)
-                for (size_t j = 0; j < PANEL; j++) {
-                    const size_t column = panel * PANEL + j;
-                    const size_t n = s * segment_apart + k * row_apart + column * column_apart;
-                    at[j] = column < columns ? from[n] : 0.0f;
-                }
+static size_t ceiling(size_t a, size_t b) { return (a + b - 1) / b; }
+
+/* Columns with those that fill up the last register. */
+static size_t padded(size_t columns) { return ceiling(columns, WIDTH) * WIDTH; }
+
+/* So many numbers, from the beginning of a line of the processor's cache: a register's numbers then lie in one. */
+static float *numbers(size_t count) { return aligned_alloc(LINE, ceiling(count * sizeof(float), LINE) * LINE); }
+
+/* Where the numbers of a matrix lie. Its rows are `segments` of `length`, its columns `blocks` of `columns`. */
+typedef struct {
+    size_t segments, length, segment_apart, row_apart;
+    size_t blocks, columns, block_apart, column_apart;
+} Matrix;
+
+/* A matrix as panels of columns, filled up with zeros; the last one is half as wide where that is enough. */
+static void pack(int threads, float *to, Matrix m, const float *from) {
+    const size_t columns = m.blocks * m.columns, rows = m.segments * m.length;
+#pragma omp parallel for num_threads(threads) if (columns * rows > 1 << 17)
+    for (size_t panel = 0; panel < ceiling(columns, PANEL); panel++) {
+        const size_t first = panel * PANEL, wide = smaller(padded(columns) - first, PANEL);
+        float *at = to + first * rows;
+        size_t begins[PANEL];
+        for (size_t j = 0; j < wide; j++)
+            begins[j] = (first + j) / m.columns * m.block_apart + (first + j) % m.columns * m.column_apart;
+        for (size_t s = 0; s < m.segments; s++)
+            for (size_t k = 0; k < m.length; k++, at += wide)
+                for (size_t j = 0; j < wide; j++)
+                    at[j] = first + j < columns ? from[s * m.segment_apart + k * m.row_apart + begins[j]] : 0.0f;
     }
 }
 
-INLINE void tile(size_t rows, size_t segments, size_t length, const float *a, size_t row_apart, size_t segment_apart,
-                 const float *packed, float *to, size_t to_apart) {
+INLINE void tile(size_t rows, size_t vectors, size_t segments, size_t length, const float *a, size_t row_apart,
+                 size_t segment_apart, const float *packed, float *to, size_t to_apart) {
     vector sums[TILE][2] = {{{0}}};
     for (size_t s = 0; s < segments; s++, a += segment_apart)
-        for (size_t k = 0; k < length; k++, packed += PANEL) {
-            const vector left = *(const vector *)packed, right = *(const vector *)(packed + WIDTH);
-#pragma GCC unroll 8
+        for (size_t k = 0; k < length; k++, packed += vectors * WIDTH) {
+            vector part[2];
+#pragma GCC unroll 2
+            for (size_t v = 0; v < vectors; v++) {
+                __builtin_prefetch(packed + (AHEAD * vectors + v) * WIDTH);
+                part[v] = *(const vector *)(packed + v * WIDTH);
+            }
+#pragma GCC unroll 12
             for (size_t row = 0; row < rows; row++) {
                 const float x = a[row * row_apart + k];
-                sums[row][0] += x * left;
-                sums[row][1] += x * right;
+#pragma GCC unroll 2
+                for (size_t v = 0; v < vectors; v++) sums[row][v] += x * part[v];
             }
         }
-#pragma GCC unroll 8
-    for (size_t row = 0; row < rows; row++) {
-        *(vector *)(to + row * to_apart) = sums[row][0];
-        *(vector *)(to + row * to_apart + WIDTH) = sums[row][1];
-    }
+#pragma GCC unroll 12
+    for (size_t row = 0; row < rows; row++)
+#pragma GCC unroll 2
+        for (size_t v = 0; v < vectors; v++) *(vector *)(to + row * to_apart + v * WIDTH) = sums[row][v];
 }
 
-/* to (rows, columns in whole panels) = a (rows, segments of length) times a packed matrix. */
+/* to (rows, padded columns) = a (rows, segments of length) times a packed matrix. */
 static void multiply(size_t rows, size_t columns, size_t segments, size_t length, const float *a, size_t row_apart,
                      size_t segment_apart, const float *packed, float *to, size_t to_apart) {
-    for (size_t panel = 0; panel < panels(columns); panel++, packed += segments * length * PANEL, to += PANEL)
-        for (size_t row = 0; row < rows; row += TILE) {
+    const size_t tiles = ceiling(rows, TILE);
+    for (size_t column = 0; column < columns; column += PANEL, packed += segments * length * PANEL, to += PANEL)
+        for (size_t n = 0; n < tiles; n++) { /* of about as many rows each */
+            const size_t row = rows * n / tiles, count = rows * (n + 1) / tiles - row;
             const float *from = a + row * row_apart;
             float *at = to + row * to_apart;
-            switch (smaller(rows - row, TILE)) { /* each with its own number of rows, known to the compiler */
-#define ROWS(n) tile(n, segments, length, from, row_apart, segment_apart, packed, at, to_apart)
-#if defined(__AVX512F__)
-                case 8: ROWS(8); break;
-                case 7: ROWS(7); break;
+            switch (columns - column > WIDTH ? count : TILE + count) { /* so that the compiler knows both sizes */
+#define TILED(rows, vectors) tile(rows, vectors, segments, length, from, row_apart, segment_apart, packed, at, to_apart)
+#define ROWS(n) case n: TILED(n, 2); break; case TILE + n: TILED(n, 1); break;
+#if defined(__AVX512F__) || defined(__aarch64__)
+                ROWS(12) ROWS(11) ROWS(10) ROWS(9) ROWS(8) ROWS(7)
 #endif
-                case 6: ROWS(6); break;
-                case 5: ROWS(5); break;
-                case 4: ROWS(4); break;
-                case 3: ROWS(3); break;
-                case 2: ROWS(2); break;
-                default: ROWS(1);
+                ROWS(6) ROWS(5) ROWS(4) ROWS(3) ROWS(2) ROWS(1)
 #undef ROWS
+#undef TILED
             }
         }
 }
@@ -90,8 +104,6 @@ static void multiply(size_t rows, size_t columns, size_t segments, size_t length
 typedef struct {
     size_t rows, groups, row_parts, parts;
 } Share;
-
-static size_t ceiling(size_t a, size_t b) { return (a + b - 1) / b; }
 
 static Share share(Shape n, int threads, int projects) {
     /* Groups first, so that each thread has fewer weights to read; but a projection reads all groups. */
@@ -108,9 +120,8 @@ static void forward_rows(Shape n, size_t begin, size_t rows, size_t first, size_
                          const float *h0, const float *c0, const float *mask, const float *packed,
                          const float *packed_hr, float *hidden, float *activated, size_t kept, float *cells,
                          size_t cells_kept, float *scratch) {
-    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(units) * PANEL;
-    const size_t out_wide = panels(n.out) * PANEL;
-    const size_t raw_apart = (last - first) * 4 * wide;
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = padded(4 * units);
+    const size_t out_wide = padded(n.out), raw_apart = (last - first) * wide;
     float *raw = scratch, *masked = raw + rows * raw_apart, *unprojected = masked + rows * n.out;
     float *projected = unprojected + rows * n.size;
     for (size_t t = 0; t < n.steps; t++) {
@@ -121,16 +132,16 @@ static void forward_rows(Shape n, size_t begin, size_t rows, size_t first, size_
                     masked[row * n.out + i] = h[row * n.out + i] * mask[(begin + row) * n.out + i];
             h = masked;
         }
-        for (size_t block = 4 * first; block < 4 * last; block++) /* (group, gate) */
-            multiply(rows, units, 1, read, h + block / 4 * read, n.out, 0, packed + block * read * wide,
-                     raw + (block - 4 * first) * wide, raw_apart);
+        for (size_t group = first; group < last; group++) /* its four gates at once */
+            multiply(rows, 4 * units, 1, read, h + group * read, n.out, 0, packed + group * read * wide,
+                     raw + (group - first) * wide, raw_apart);
         float *m = packed_hr ? unprojected : hidden + (t * n.batch + begin) * n.out;
         for (size_t row = 0; row < rows; row++)
             for (size_t group = first; group < last; group++) {
                 const size_t unit = group * units, b = begin + row;
                 const float *before = t ? cells + (t - 1) * cells_kept : c0;
                 step_forward(units, gates + (t * n.batch + b) * 4 * n.size + unit, n.size,
-                             raw + row * raw_apart + (group - first) * 4 * wide, wide, before + b * n.size + unit,
+                             raw + row * raw_apart + (group - first) * wide, units, before + b * n.size + unit,
                              activated + t * kept + b * 4 * n.size + unit, cells + t * cells_kept + b * n.size + unit,
                              m + row * n.size + unit, 0);
             }
@@ -148,23 +159,22 @@ void sequence_forward(size_t steps, size_t batch, size_t size, size_t out, size_
                       const float *weight_hr, const float *mask, float *hidden, float *activated, size_t kept,
                       float *cells, size_t cells_kept) {
     const Shape n = {steps, batch, size, out, groups};
-    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(units) * PANEL;
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = padded(4 * units);
     const Share each = share(n, threads, weight_hr != NULL);
-    float *packed = malloc(n.groups * 4 * read * wide * sizeof(float));
-    for (size_t block = 0; block < 4 * n.groups; block++)
-        pack(threads, packed + block * read * wide, units, 1, read,
-             weight_hh + (block % 4 * n.size + block / 4 * units) * read, 0, 1, read);
+    float *packed = numbers(n.groups * read * wide);
+    const Matrix gates_of_group = {1, read, 0, 1, 4, units, n.size * read, read};
+    for (size_t group = 0; group < n.groups; group++)
+        pack(threads, packed + group * read * wide, gates_of_group, weight_hh + group * units * read);
     float *packed_hr = NULL;
     if (weight_hr) {
-        packed_hr = malloc(n.size * panels(n.out) * PANEL * sizeof(float));
-        pack(threads, packed_hr, n.out, 1, n.size, weight_hr, 0, 1, n.size);
+        packed_hr = numbers(n.size * padded(n.out));
+        pack(threads, packed_hr, (Matrix){1, n.size, 0, 1, 1, n.out, 0, n.size}, weight_hr);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t part = 0; part < each.parts; part++) {
         const size_t begin = part % each.row_parts * each.rows, first = part / each.row_parts * each.groups;
         const size_t last = smaller(first + each.groups, n.groups);
-        const size_t numbers = each.groups * 4 * wide + n.out + n.size + panels(n.out) * PANEL;
-        float *scratch = malloc(each.rows * numbers * sizeof(float));
+        float *scratch = numbers(each.rows * (each.groups * wide + n.out + n.size + padded(n.out)));
         forward_rows(n, begin, smaller(each.rows, n.batch - begin), first, last, gates, h0, c0, mask, packed,
                      packed_hr, hidden, activated, kept, cells, cells_kept, scratch);
         free(scratch);
@@ -178,7 +188,7 @@ static void backward_rows(Shape n, size_t begin, size_t rows, size_t first, size
                           const float *grad_c, const float *c0, const float *mask, const int64_t *ends,
                           const float *packed, const float *packed_hr, const float *activated, const float *cells,
                           float *grad_gates, float *projected, float *grad_h0, float *grad_c0, float *scratch) {
-    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(read) * PANEL;
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = padded(read);
     const size_t back_apart = (last - first) * wide, unit = first * units, count = (last - first) * units;
     float *back = scratch, *unprojected = back + rows * back_apart;
     float *dh = grad_h0 + begin * n.out, *dc = grad_c0 + begin * n.size; /* they end as the gradients of h0 and c0 */
@@ -194,7 +204,7 @@ static void backward_rows(Shape n, size_t begin, size_t rows, size_t first, size
         size_t dm_apart = n.size;
         if (packed_hr) {
             memcpy(projected + (t * n.batch + begin) * n.out, dh, rows * n.out * sizeof(float));
-            dm_apart = panels(n.size) * PANEL;
+            dm_apart = padded(n.size);
             multiply(rows, n.size, 1, n.out, dh, n.out, 0, packed_hr, unprojected, dm_apart);
             dm = unprojected;
         }
@@ -225,22 +235,22 @@ void sequence_backward(size_t steps, size_t batch, size_t size, size_t out, size
                        const float *weight_hr, const float *mask, const int64_t *ends, const float *activated,
                        const float *cells, float *grad_gates, float *projected, float *grad_h0, float *grad_c0) {
     const Shape n = {steps, batch, size, out, groups};
-    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = panels(read) * PANEL;
+    const size_t units = n.size / n.groups, read = n.out / n.groups, wide = padded(read);
     const Share each = share(n, threads, weight_hr != NULL);
-    float *packed = malloc(4 * n.size * wide * sizeof(float));
+    float *packed = numbers(4 * n.size * wide);
+    const Matrix gates_of_group = {4, units, n.size * read, read, 1, read, 0, 1};
     for (size_t group = 0; group < n.groups; group++)
-        pack(threads, packed + group * 4 * units * wide, read, 4, units, weight_hh + group * units * read,
-             n.size * read, read, 1);
+        pack(threads, packed + group * 4 * units * wide, gates_of_group, weight_hh + group * units * read);
     float *packed_hr = NULL;
     if (weight_hr) {
-        packed_hr = malloc(n.out * panels(n.size) * PANEL * sizeof(float));
-        pack(threads, packed_hr, n.size, 1, n.out, weight_hr, 0, n.size, 1);
+        packed_hr = numbers(n.out * padded(n.size));
+        pack(threads, packed_hr, (Matrix){1, n.out, 0, n.size, 1, n.size, 0, 1}, weight_hr);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t part = 0; part < each.parts; part++) {
         const size_t begin = part % each.row_parts * each.rows, first = part / each.row_parts * each.groups;
         const size_t last = smaller(first + each.groups, n.groups);
-        float *scratch = malloc(each.rows * (each.groups * wide + panels(n.size) * PANEL) * sizeof(float));
+        float *scratch = numbers(each.rows * (each.groups * wide + padded(n.size)));
         backward_rows(n, begin, smaller(each.rows, n.batch - begin), first, last, grad_hidden, grad_c, c0, mask, ends,
                       packed, packed_hr, activated, cells, grad_gates, projected, grad_h0, grad_c0, scratch);
         free(scratch);
