@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+# Element-wise modules, which count nothing. The meta device takes each apart into many small operators, and with them
+# most of the time.
+_UNCOUNTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ def stages(
         settle()
         running.pop()
 
+    for part in model.modules():
+        if type(part) in _UNCOUNTED:
+            part.forward = _unchanged
     for part in names:
         part.register_forward_pre_hook(enter)
         part.register_forward_hook(leave)
@@ -92,6 +99,10 @@ def stages(
     # What a model does outside of its submodules, such as a tied softmax, comes last.
     order = [*(name for name in names.values() if name), ""]
     return [Stage(n, parameters[n], flops[n] // 2) for n in order if parameters[n] or flops[n]]
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
