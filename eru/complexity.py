@@ -101,8 +101,8 @@ def stages(
     return [Stage(n, parameters[n], flops[n] // 2) for n in order if parameters[n] or flops[n]]
 
 
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+def _unchanged(input: Tensor) -> Tensor:
+    return input
 
 
 def _on_meta(module: nn.Module) -> nn.Module:

@@ -1,6 +1,9 @@
 """The compiled kernels against torch's own functions, and what happens where they cannot be built."""
 
+import math
+import platform
 import subprocess
+from itertools import cycle
 
 import pytest
 import torch
@@ -116,6 +119,31 @@ def test_without_kernels_torchs_operators_do_the_same(monkeypatch, rebuilt, tmp_
     assert reason in kernels.refusal()
     assert resolve_backend("auto", arguments[0]) == "cpu"
     torch.testing.assert_close(lstm_scan(*arguments), lstm_scan(*arguments, backend="naive"), rtol=1e-5, atol=1e-5)
+
+
+# Tiles of every number of rows, and more rows than one thread takes at a time; panels that are full, half and empty.
+BATCHES, UNITS = [*range(1, 14), 16, 25, 73], cycle([1, 5, 9, 17, 40])
+PRODUCTS = [(b, next(UNITS), groups, share) for b in BATCHES for groups in (1, 4) for share in (0, 1 / 2)]
+REGISTERS = {"this processor's": [], "without AVX-512": ["-mno-avx512f"], "without AVX": ["-mno-avx"]}
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", REGISTERS)
+def test_products_of_every_size_equal_the_oracles_with_registers_of_every_width(built_quickly, monkeypatch, name):
+    if REGISTERS[name] and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("registers of other processors have one width")
+    monkeypatch.setattr(kernels, "_FLAGS", [*kernels._FLAGS, *REGISTERS[name]])
+    assert kernels.refusal() is None
+    for batch, units, groups, share in PRODUCTS:
+        size, proj = groups * units, groups * math.ceil(share * units) if units > 1 else 0
+        shapes = [(3, batch, 4 * size), (4 * size, (proj or size) // groups), (batch, proj or size), (batch, size)]
+        tensors = [(torch.randn(shape) / shape[-1] ** 0.5).requires_grad_() for shape in [*shapes, *([(proj, size)] if proj else [])]]
+        found = []
+        for backend in ("cpu", "naive"):
+            hidden, (h, c) = lstm_scan(*tensors[:4], weight_hr=tensors[4] if proj else None, backend=backend)
+            total = hidden.square().sum() + h.sum() + c.square().sum()
+            found.append([hidden, c, *torch.autograd.grad(total, tensors)])
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 @needs_kernels

@@ -11,9 +11,9 @@
 /* Products are made in tiles of at most TILE rows and one panel of columns. A row's sums stay in two registers, of
  * the 16 that processors have, or of the 32 of those with AVX-512 and of ARM's. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { TILE = 12 };
+#define TILE 12
 #else
-enum { TILE = 6 };
+#define TILE 6
 #endif
 enum { PANEL = 2 * WIDTH, MOST_ROWS = 72, LINE = 64, AHEAD = 8 };
 
@@ -29,7 +29,13 @@ static size_t ceiling(size_t a, size_t b) { return (a + b - 1) / b; }
 static size_t padded(size_t columns) { return ceiling(columns, WIDTH) * WIDTH; }
 
 /* So many numbers, from the beginning of a line of the processor's cache: a register's numbers then lie in one. */
-static float *numbers(size_t count) { return aligned_alloc(LINE, ceiling(count * sizeof(float), LINE) * LINE); }
+static float *numbers(size_t count) {
+#if defined(_WIN32) /* where there is no such function; nothing but speed depends on it */
+    return malloc(count * sizeof(float));
+#else
+    return aligned_alloc(LINE, ceiling(count * sizeof(float), LINE) * LINE);
+#endif
+}
 
 /* Where the numbers of a matrix lie. Its rows are `segments` of `length`, its columns `blocks` of `columns`. */
 typedef struct {
@@ -62,7 +68,7 @@ INLINE void tile(size_t rows, size_t vectors, size_t segments, size_t length, co
             vector part[2];
 #pragma GCC unroll 2
             for (size_t v = 0; v < vectors; v++) {
-                __builtin_prefetch(packed + (AHEAD * vectors + v) * WIDTH);
+                if (WIDTH == 16) __builtin_prefetch(packed + (AHEAD * vectors + v) * WIDTH); /* a whole line */
                 part[v] = *(const vector *)(packed + v * WIDTH);
             }
 #pragma GCC unroll 12
@@ -82,18 +88,19 @@ INLINE void tile(size_t rows, size_t vectors, size_t segments, size_t length, co
 static void multiply(size_t rows, size_t columns, size_t segments, size_t length, const float *a, size_t row_apart,
                      size_t segment_apart, const float *packed, float *to, size_t to_apart) {
     const size_t tiles = ceiling(rows, TILE);
-    for (size_t column = 0; column < columns; column += PANEL, packed += segments * length * PANEL, to += PANEL)
+    for (size_t column = 0; column < columns; column += PANEL)
         for (size_t n = 0; n < tiles; n++) { /* of about as many rows each */
             const size_t row = rows * n / tiles, count = rows * (n + 1) / tiles - row;
-            const float *from = a + row * row_apart;
-            float *at = to + row * to_apart;
+            const float *from = a + row * row_apart, *panel = packed + column * segments * length;
+            float *at = to + row * to_apart + column;
             switch (columns - column > WIDTH ? count : TILE + count) { /* so that the compiler knows both sizes */
-#define TILED(rows, vectors) tile(rows, vectors, segments, length, from, row_apart, segment_apart, packed, at, to_apart)
+#define TILED(rows, vectors) tile(rows, vectors, segments, length, from, row_apart, segment_apart, panel, at, to_apart)
 #define ROWS(n) case n: TILED(n, 2); break; case TILE + n: TILED(n, 1); break;
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if TILE > 6
                 ROWS(12) ROWS(11) ROWS(10) ROWS(9) ROWS(8) ROWS(7)
 #endif
                 ROWS(6) ROWS(5) ROWS(4) ROWS(3) ROWS(2) ROWS(1)
+                default: abort(); /* no other number of rows comes here */
 #undef ROWS
 #undef TILED
             }
