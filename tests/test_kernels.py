@@ -137,7 +137,8 @@ def test_products_of_every_size_equal_the_oracles_with_registers_of_every_width(
     for batch, units, groups, share in PRODUCTS:
         size, proj = groups * units, groups * math.ceil(share * units) if units > 1 else 0
         shapes = [(3, batch, 4 * size), (4 * size, (proj or size) // groups), (batch, proj or size), (batch, size)]
-        tensors = [(torch.randn(shape) / shape[-1] ** 0.5).requires_grad_() for shape in [*shapes, *([(proj, size)] if proj else [])]]
+        shapes += [(proj, size)] if proj else []
+        tensors = [(torch.randn(shape) / shape[-1] ** 0.5).requires_grad_() for shape in shapes]
         found = []
         for backend in ("cpu", "naive"):
             hidden, (h, c) = lstm_scan(*tensors[:4], weight_hr=tensors[4] if proj else None, backend=backend)
