@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 def readme_edge() -> str:
     """The time of a token or a picture in ONNX Runtime, relative to PyTorch's for the same model."""
-    names = {"ptb-awd-7m": "language model, 7 M", "awd-15m": "language model, 15 M"}
+    names = {"awd-7m": "language model, 7 M", "awd-15m": "language model, 15 M"}
     names |= {"espnetv2_200": "classifier", "espnetv2_200_seg_voc": "segmenter", "espnetv2_200_ssd_voc": "detector"}
     found: dict[tuple[str, str], float] = {(row["model"], row["way"]): row["ratio"] for row in result("edge")["rows"]}
     ways = ("ONNX", "ONNX int8")

@@ -197,12 +197,13 @@ def paper_15m() -> Recipe:
 def awd_7m() -> Recipe:
     """7 M parameters with AWD-LSTM's regularisers (arXiv 1708.02182) and partial shuffle (arXiv 1903.04167).
 
-    AdamW and a rate that falls to zero take the place of AWD-LSTM's hundreds of epochs of SGD and averaging.
+    AdamW and a rate that stays and then falls to zero take the place of AWD-LSTM's hundreds of epochs of SGD.
     """
     return Recipe(
         name="awd-7m",
         **FORM,
         hidden_size=648,
+        sampled_softmax=2500,
         input_dropout=0.5,
         layer_dropout=0.2,
         output_dropout=0.4,
@@ -211,20 +212,22 @@ def awd_7m() -> Recipe:
         locked=True,
         activation_regularization=2.0,
         temporal_regularization=1.0,
-        epochs=60,
-        batch_size=64,
+        epochs=54,
+        batch_size=32,
         bptt=35,
         partial_shuffle=True,
-        learning_rate=4e-3,
+        learning_rate=3e-3,
         schedule="linear",
         warmup_steps=200,
+        hold=0.7,
         weight_decay=0.03,
+        checkpoint_every=400,
     )
 
 
 def awd_15m() -> Recipe:
     """15 M parameters and the lower rate that they take, otherwise `awd_7m`."""
-    return replace(awd_7m(), name="awd-15m", hidden_size=1376, learning_rate=2.5e-3)
+    return replace(awd_7m(), name="awd-15m", hidden_size=1376, learning_rate=2e-3)
 
 
 def lstm_7m() -> Recipe:
