@@ -25,7 +25,7 @@ class Result:
         steps: The steps done.
         train_tokens: The tokens of the training text.
         fingerprint: The fingerprint of the corpus.
-        train_perplexity: The mean over the last epoch, with dropout.
+        train_perplexity: The mean over the last epoch, with dropout; an estimate where a step samples the words.
         valid_perplexity: That of the saved weights, the best of the run, as validated during training.
         unigram_perplexity: That of the validation text under word frequencies alone.
         bigram_perplexity: That of the validation text under an interpolated bigram model.
@@ -76,10 +76,14 @@ def result_of(
     )
 
 
-def model_card(recipe: Recipe, corpus: Corpus, result: Result, config: Mapping[str, Any]) -> str:
-    """Markdown that says what the model is, what it was trained on and how well it does; of its folder's config."""
+def model_card(recipe: Recipe, corpus: Corpus, result: Result, config: Mapping[str, Any], *, samples: bool) -> str:
+    """Markdown that says what the model is, what it was trained on and how well it does; of its folder's config.
+
+    ``samples`` says whether a training step sampled the words, so that its perplexity is an estimate.
+    """
     kind = "ERU" if recipe.cell == "eru" else "LSTM"
     used = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
+    told = "with dropout, estimated from samples of the words" if samples else "with dropout"
     start = f"from the weights of the run `{config['start']['run']}`, " if "start" in config else ""
     return f"""# {kind} language model, recipe `{recipe.name}`
 
@@ -91,7 +95,7 @@ A {recipe.num_layers}-layer {kind} language model with an embedding of {recipe.e
 | corpus | {corpus.name}, {result.train_tokens:,} training tokens |
 | fingerprint of the corpus | `{result.fingerprint}` |
 | training | {start}{result.epochs} epochs, {result.steps} steps, seed {recipe.seed} |
-| training perplexity (last epoch, with dropout) | {result.train_perplexity:.2f} |
+| training perplexity (last epoch, {told}) | {result.train_perplexity:.2f} |
 | validation perplexity (best epoch) | {result.valid_perplexity:.2f} |
 | baseline that counts tokens (unigram), same text | {result.unigram_perplexity:.2f} |
 | baseline that counts pairs of them (bigram), same text | {result.bigram_perplexity:.2f} |

@@ -261,10 +261,19 @@ def test_the_run_folder_is_complete(corpus, tmp_path, monkeypatch, capsys):
     card = (tmp_path / "run" / "README.md").read_text()
     for text in (corpus.fingerprint, f"{result.parameters:,} parameters", f"{result.valid_perplexity:.2f}"):
         assert text in card
+    assert f"| training perplexity (last epoch, with dropout) | {result.train_perplexity:.2f} |" in card
     shown = capsys.readouterr()
     assert shown.out == ""
     assert f"epoch 1 of 1, step {result.steps}, training perplexity {result.train_perplexity:.2f}" in shown.err
     assert "matplotlib" not in shown.err
+
+
+def test_the_card_of_a_run_that_samples_the_words_calls_their_perplexity_an_estimate(corpus, tmp_path):
+    for sampled in (0, 4, 10**6):  # of a vocabulary that is not twice as large, all words are taken
+        result = train(tiny(sampled_softmax=sampled), corpus, tmp_path / str(sampled), max_steps=1, quiet=True)
+        how = "with dropout, estimated from samples of the words" if sampled == 4 else "with dropout"
+        card = (tmp_path / str(sampled) / "README.md").read_text()
+        assert f"| training perplexity (last epoch, {how}) | {result.train_perplexity:.2f} |" in card
 
 
 def test_a_record_has_the_mean_loss_since_the_record_before(corpus, tmp_path, monkeypatch):
