@@ -22,7 +22,7 @@ from paired import medians, milliseconds
 from torch import nn
 
 HERE = Path(__file__).parents[1]
-# Steps, batch, input and hidden size of a layer; the recipes' models read 35 steps of 64 streams.
+# Steps, batch, input and hidden size of a layer; the models read 35 steps of 64 streams, as their recipes did.
 LAYERS = [(20, 32, 64, 64), (20, 32, 128, 128), (35, 32, 256, 256), (70, 20, 512, 512), (70, 20, 400, 1152)]
 
 

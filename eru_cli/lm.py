@@ -11,8 +11,9 @@ import click
 from eru.lm.adapt.search import default_grid, parse_values
 from eru.lm.evaluation import evaluate
 from eru.lm.generation import generate, lacking
-from eru.lm.loop import Result, train
+from eru.lm.loop import train
 from eru.lm.recipes import RECIPES, Recipe, make_recipe, parse_field
+from eru.lm.result import Result, how_trained
 from eru.lm.run import open_folder, open_run, trained_on, with_shape_of
 from eru.lm.text.corpus import load_corpus
 from eru_cli.options import (
@@ -115,7 +116,7 @@ def _learned(result: Result, recipe: Recipe) -> str:
         f"{result.parameters:,} parameters, {result.tokens_per_second:,.0f} tokens/s",
         "perplexity of a token, the lower the better:",
         f"{result.valid_perplexity:10.2f}  on the validation text",
-        f"{result.train_perplexity:10.2f}  on the training text, over {epoch}, with dropout",
+        f"{result.train_perplexity:10.2f}  on the training text, over {epoch}, {how_trained(result)}",
         "baselines, which only count, on the validation text:",
         f"{result.bigram_perplexity:10.2f}  from which token follows which (interpolated bigram)",
         f"{result.unigram_perplexity:10.2f}  from how often each token occurs (unigram)",

@@ -94,7 +94,8 @@ def test_no_test_figure_and_no_ablation_is_kept_back():
     held += [report["perplexity"] for result in found.values() for report in result["evaluations"]]
     held += [one["course"][-1]["valid_perplexity"] for path, one in found.items() if path.parent.name == "ablation"]
     assert len(held) > 10
-    told = " ".join(TABLE.findall((ROOT / "docs" / "results.md").read_text(encoding="utf-8")))
+    pages = [(ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("results", "history")]
+    told = " ".join(TABLE.findall("".join(pages)))
     assert {f"{perplexity:.2f}" for perplexity in held} <= set(re.findall(r"\d+\.\d\d", told))
 
 

@@ -145,8 +145,7 @@ def train(
         if not quiet and result.steps and not run.folder.curve_path.exists():
             print(why_not_drawn(run.folder.curve_path.name), file=sys.stderr)
         if ranks.is_main:
-            samples = model.chances is not None
-            run.folder.write_card(model_card(recipe, corpus, result, run.folder.config, samples=samples))
+            run.folder.write_card(model_card(recipe, corpus, result, run.folder.config))
         return result
 
 

@@ -197,7 +197,8 @@ def paper_15m() -> Recipe:
 def awd_7m() -> Recipe:
     """7 M parameters with AWD-LSTM's regularisers (arXiv 1708.02182) and partial shuffle (arXiv 1903.04167).
 
-    AdamW and a rate that stays and then falls to zero take the place of AWD-LSTM's hundreds of epochs of SGD.
+    AdamW at a constant rate takes the place of AWD-LSTM's SGD, and the mean of the weights over the last fifth of the
+    epochs that of a mean whose beginning the validation loss chooses.
     """
     return Recipe(
         name="awd-7m",
@@ -212,21 +213,23 @@ def awd_7m() -> Recipe:
         locked=True,
         activation_regularization=2.0,
         temporal_regularization=1.0,
-        epochs=48,
+        epochs=44,
         batch_size=32,
         bptt=35,
         partial_shuffle=True,
         learning_rate=3e-3,
-        schedule="linear",
+        schedule="constant",
         warmup_steps=200,
-        hold=0.875,
         weight_decay=0.03,
+        averaging=True,
+        nonmonotone_interval=0,
+        averaging_start=0.81,
         checkpoint_every=400,
     )
 
 
 def awd_15m() -> Recipe:
-    """15 M parameters and the lower rate that they take, otherwise `awd_7m`."""
+    """15 M parameters, otherwise `awd_7m`. That they take a lower rate was seen in an older form of the ERU."""
     return replace(awd_7m(), name="awd-15m", hidden_size=1376, learning_rate=2e-3)
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from eru.lm.evaluation import perplexity_of
+from eru.lm.model import LanguageModel
 from eru.lm.ngram import bigram_perplexity, unigram_perplexity
 from eru.lm.recipes import Recipe
 from eru.lm.run import LanguageModelRun
@@ -25,7 +26,8 @@ class Result:
         steps: The steps done.
         train_tokens: The tokens of the training text.
         fingerprint: The fingerprint of the corpus.
-        train_perplexity: The mean over the last epoch, with dropout; an estimate where a step samples the words.
+        train_perplexity: The mean over the last epoch, with dropout.
+        sampled: Whether a training step looks at a sample of the words, so that this mean is an estimate.
         valid_perplexity: That of the saved weights, the best of the run, as validated during training.
         unigram_perplexity: That of the validation text under word frequencies alone.
         bigram_perplexity: That of the validation text under an interpolated bigram model.
@@ -41,6 +43,7 @@ class Result:
     train_tokens: int
     fingerprint: str
     train_perplexity: float
+    sampled: bool
     valid_perplexity: float
     unigram_perplexity: float
     bigram_perplexity: float
@@ -68,6 +71,7 @@ def result_of(
         train_tokens=len(ids),
         fingerprint=corpus.fingerprint,
         train_perplexity=perplexity_of(ranks.mean(position.running_loss)),
+        sampled=cast(LanguageModel, state.model).chances is not None,
         valid_perplexity=perplexity_of(position.best),
         unigram_perplexity=unigram_perplexity(ids, valid, vocabulary),
         bigram_perplexity=bigram_perplexity(ids, valid, vocabulary),
@@ -76,14 +80,15 @@ def result_of(
     )
 
 
-def model_card(recipe: Recipe, corpus: Corpus, result: Result, config: Mapping[str, Any], *, samples: bool) -> str:
-    """Markdown that says what the model is, what it was trained on and how well it does; of its folder's config.
+def how_trained(result: Result) -> str:
+    """How the training perplexity was measured."""
+    return "with dropout, estimated from samples of the words" if result.sampled else "with dropout"
 
-    ``samples`` says whether a training step sampled the words, so that its perplexity is an estimate.
-    """
+
+def model_card(recipe: Recipe, corpus: Corpus, result: Result, config: Mapping[str, Any]) -> str:
+    """Markdown that says what the model is, what it was trained on and how well it does; of its folder's config."""
     kind = "ERU" if recipe.cell == "eru" else "LSTM"
     used = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    told = "with dropout, estimated from samples of the words" if samples else "with dropout"
     start = f"from the weights of the run `{config['start']['run']}`, " if "start" in config else ""
     return f"""# {kind} language model, recipe `{recipe.name}`
 
@@ -95,7 +100,7 @@ A {recipe.num_layers}-layer {kind} language model with an embedding of {recipe.e
 | corpus | {corpus.name}, {result.train_tokens:,} training tokens |
 | fingerprint of the corpus | `{result.fingerprint}` |
 | training | {start}{result.epochs} epochs, {result.steps} steps, seed {recipe.seed} |
-| training perplexity (last epoch, {told}) | {result.train_perplexity:.2f} |
+| training perplexity (last epoch, {how_trained(result)}) | {result.train_perplexity:.2f} |
 | validation perplexity (best epoch) | {result.valid_perplexity:.2f} |
 | baseline that counts tokens (unigram), same text | {result.unigram_perplexity:.2f} |
 | baseline that counts pairs of them (bigram), same text | {result.bigram_perplexity:.2f} |

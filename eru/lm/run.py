@@ -93,7 +93,7 @@ def open_run(path: str | Path) -> LanguageModelRun:
 
     Example:
         >>> open_run("ptb-awd-7m").recipe.hidden_size
-        448
+        648
     """
     if not Path(path).exists():
         if str(path) not in trained_names():

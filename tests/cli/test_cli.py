@@ -545,7 +545,7 @@ def test_summary_of_a_vision_model_tells_its_speed_and_what_it_sees(call):
 
 def test_summary_of_a_trained_model_of_the_package(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert call("summary", "ptb-awd-7m", "--json").json["parameters"] == 6_962_576
+    assert call("summary", "ptb-awd-7m", "--json").json["parameters"] == 6_954_740
 
 
 def test_summary_stores_no_numbers(call):
