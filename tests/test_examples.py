@@ -81,11 +81,13 @@ def margin(result: dict) -> float:
     return result["score"] - max(result["baselines"].values())
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("name", "steps"), [("forecast", 20), ("tag", 20), ("translate", 80)])
-def test_a_short_run_beats_the_naive_answer(name: str, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the LSTM; the default run below has the ERU."""
-    code, result = run(name, capsys, "--cell", "lstm", "--steps", str(steps))
-    assert (result["example"], result["cell"], result["steps"], result["seed"]) == (name, "lstm", steps, 0)
+def test_a_short_run_beats_the_naive_answer(
+    name: str, steps: int, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result = run(name, capsys, "--cell", cell, "--steps", str(steps))
+    assert (result["example"], result["cell"], result["steps"], result["seed"]) == (name, cell, steps, 0)
     persistence = result["baselines"].get("persistence", 0)  # The linear forecast takes more steps to beat.
     assert max(margin(result), persistence - result["score"]) > 0.1
     assert result["reached"] == (

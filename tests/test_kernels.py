@@ -121,7 +121,7 @@ def test_without_kernels_torchs_operators_do_the_same(monkeypatch, rebuilt, tmp_
     torch.testing.assert_close(lstm_scan(*arguments), lstm_scan(*arguments, backend="naive"), rtol=1e-5, atol=1e-5)
 
 
-# Tiles of every number of rows, and more rows than one thread takes at a time; panels that are full, half and empty.
+# Tiles of every number of rows, and more rows than one thread takes at a time; panels that are full and half.
 BATCHES, UNITS = [*range(1, 14), 16, 25, 73], cycle([1, 5, 9, 17, 40])
 PRODUCTS = [(b, next(UNITS), groups, share) for b in BATCHES for groups in (1, 4) for share in (0, 1 / 2)]
 REGISTERS = {"this processor's": [], "without AVX-512": ["-mno-avx512f"], "without AVX": ["-mno-avx"]}

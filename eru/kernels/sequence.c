@@ -169,13 +169,16 @@ void sequence_forward(size_t steps, size_t batch, size_t size, size_t out, size_
     const size_t units = n.size / n.groups, read = n.out / n.groups, wide = padded(4 * units);
     const Share each = share(n, threads, weight_hr != NULL);
     float *packed = numbers(n.groups * read * wide);
-    const Matrix gates_of_group = {1, read, 0, 1, 4, units, n.size * read, read};
+    const Matrix gates_of_group = {.segments = 1, .length = read, .row_apart = 1,
+                                   .blocks = 4, .columns = units, .block_apart = n.size * read, .column_apart = read};
     for (size_t group = 0; group < n.groups; group++)
         pack(threads, packed + group * read * wide, gates_of_group, weight_hh + group * units * read);
     float *packed_hr = NULL;
     if (weight_hr) {
         packed_hr = numbers(n.size * padded(n.out));
-        pack(threads, packed_hr, (Matrix){1, n.size, 0, 1, 1, n.out, 0, n.size}, weight_hr);
+        const Matrix projection = {.segments = 1, .length = n.size, .row_apart = 1,
+                                   .blocks = 1, .columns = n.out, .column_apart = n.size};
+        pack(threads, packed_hr, projection, weight_hr);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t part = 0; part < each.parts; part++) {
@@ -245,13 +248,16 @@ void sequence_backward(size_t steps, size_t batch, size_t size, size_t out, size
     const size_t units = n.size / n.groups, read = n.out / n.groups, wide = padded(read);
     const Share each = share(n, threads, weight_hr != NULL);
     float *packed = numbers(4 * n.size * wide);
-    const Matrix gates_of_group = {4, units, n.size * read, read, 1, read, 0, 1};
+    const Matrix gates_of_group = {.segments = 4, .length = units, .segment_apart = n.size * read, .row_apart = read,
+                                   .blocks = 1, .columns = read, .column_apart = 1};
     for (size_t group = 0; group < n.groups; group++)
         pack(threads, packed + group * 4 * units * wide, gates_of_group, weight_hh + group * units * read);
     float *packed_hr = NULL;
     if (weight_hr) {
         packed_hr = numbers(n.out * padded(n.size));
-        pack(threads, packed_hr, (Matrix){1, n.out, 0, n.size, 1, n.size, 0, 1}, weight_hr);
+        const Matrix back = {.segments = 1, .length = n.out, .row_apart = n.size,
+                             .blocks = 1, .columns = n.size, .column_apart = 1};
+        pack(threads, packed_hr, back, weight_hr);
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t part = 0; part < each.parts; part++) {

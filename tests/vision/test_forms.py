@@ -21,8 +21,6 @@ every_way = pytest.mark.parametrize("way", WAYS)
 # Tracing takes seconds, and the widths have the same operators: the smallest and the largest of them stand for all.
 FEW_WAYS = [way for way, (_, options) in WAYS.items() if options.get("width") in (None, min(WIDTHS), max(WIDTHS))]
 traced_ways = pytest.mark.parametrize("way", FEW_WAYS)
-# Compiling sees the same operators in every unit, whatever its convolutions and shortcuts are; exporting tries them.
-COMPILED_WAYS = [way for way in FEW_WAYS if not {"shortcut", "convolution"} & WAYS[way][1].keys()]
 pytestmark = pytest.mark.slow
 
 
@@ -57,7 +55,7 @@ def check(made, expected, close=1e-4):
         torch.testing.assert_close(one, other, rtol=close, atol=close * scale)
 
 
-@pytest.mark.parametrize("way", COMPILED_WAYS)
+@traced_ways
 @torch.no_grad()
 def test_compiled(way, shallow):
     with shallow():
