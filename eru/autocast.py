@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from eru.tracing import is_exporting
-
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The type in which products of ``x`` are computed here: autocast's where it is on, else its own.
@@ -34,6 +32,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
         torch.float32
     """
     kind = x.device.type
-    if kind == "meta" or (is_exporting() and not torch.is_autocast_enabled(kind)):
-        return nullcontext()  # A file of torch.export cannot hold the switch, and needs none where nothing is on.
+    # Where nothing is on there is nothing to switch: the switch itself takes as long as an operator, and a file of
+    # torch.export cannot hold it.
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
     return torch.autocast(kind, enabled=False)

@@ -25,11 +25,17 @@ def lstm_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     gates = inputs[0]
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     compiled = kernels.refusal(gates.dtype) is None
-    # An operator costs as much as a step of a small layer: where nobody looks on, its work is done directly.
-    direct = not keep and type(gates) is Tensor and gates.is_cpu and not is_watched()
-    run = _forward if direct else _run_forward
+    if _needs_operator(gates):
+        run: Any = _run_forward
+    else:
+        run = _Scan.apply if keep else _forward
     hidden, c, _, _ = run(*inputs, keep, compiled)
     return hidden, c
+
+
+def _needs_operator(x: Tensor) -> bool:
+    """Whether somebody looks on. An operator costs as much as a step of a small layer, so others do without."""
+    return type(x) is not Tensor or not x.is_cpu or is_watched()
 
 
 def _forward(
@@ -81,8 +87,7 @@ def _(gates, weight_hh, h0, c0, weight_hr, hidden_mask, ends, keep, compiled):  
     )
 
 
-@torch.library.custom_op("eru::lstm_scan_backward", mutates_args=())
-def _run_backward(
+def _backward(
     grad_hidden: Tensor,
     grad_c: Tensor,
     weight_hh: Tensor,
@@ -110,16 +115,21 @@ def _run_backward(
     groups = h0.shape[1] // weight_hh.shape[1]
     read = torch.cat([h0.unsqueeze(0), hidden[:-1]])
     read = (read if hidden_mask is None else read * hidden_mask).flatten(0, 1).unflatten(1, (groups, -1))
-    # One product a gate and block over all steps and rows, (4, R, H / R, T B) with (R, T B, P / R). The products read
-    # the gradients transposed and with gaps between their rows; copies without gaps would cost more.
-    by_gate = grad_gates.flatten(0, 1).unflatten(1, (4, groups, -1)).permute(1, 2, 3, 0)
+    # One product a gate and block over all steps and rows, (4, R, H / R, T B) with (R, T B, P / R); without groups all
+    # gates are one block. The products read the gradients transposed and with gaps between their rows; copies without
+    # gaps would cost more.
+    shape = (4, groups) if groups > 1 else (1, 1)
+    by_gate = grad_gates.flatten(0, 1).unflatten(1, (*shape, -1)).permute(1, 2, 3, 0)
     grad_weight = hidden.new_empty(weight_hh.shape)
-    for blocks, made in zip(by_gate, grad_weight.view(4, groups, -1, weight_hh.shape[1]), strict=True):
+    for blocks, made in zip(by_gate, grad_weight.view(*shape, -1, weight_hh.shape[1]), strict=True):
         torch.bmm(blocks, read.transpose(0, 1), out=made)
     if weight_hr is None:
         return grad_gates, grad_weight, grad_h0, grad_c0, hidden.new_empty(0)
     unprojected = (activated[:, :, 3] * cells.tanh()).to(hidden.dtype)
     return grad_gates, grad_weight, grad_h0, grad_c0, projected.flatten(0, 1).t() @ unprojected.flatten(0, 1)
+
+
+_run_backward = torch.library.custom_op("eru::lstm_scan_backward", mutates_args=())(_backward)
 
 
 @_run_backward.register_fake
@@ -149,7 +159,8 @@ def _gradients(ctx, grad_hidden, grad_c, _activated, _cells):  # noqa: ANN001, A
     grad_c = torch.zeros_like(c0) if grad_c is None else grad_c
     if torch.is_grad_enabled():
         return (*_differentiable_gradients(ctx, saved[:7], grad_hidden, grad_c), None, None)
-    dgates, dweight, dh0, dc0, dweight_hr = _run_backward(
+    run = _run_backward if _needs_operator(grad_hidden) else _backward
+    dgates, dweight, dh0, dc0, dweight_hr = run(
         grad_hidden, grad_c, weight_hh, h0, c0, weight_hr, hidden_mask, ends, hidden, activated, cells, ctx.compiled
     )
     return dgates, dweight, dh0, dc0, None if weight_hr is None else dweight_hr, None, None, None, None
@@ -166,3 +177,19 @@ def _differentiable_gradients(ctx, saved, grad_hidden: Tensor, grad_c: Tensor) -
 
 
 _run_forward.register_autograd(_gradients, setup_context=_setup_context)
+
+
+class _Scan(torch.autograd.Function):
+    """What the operator is to autograd, without the operator."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        """Run it, and keep what the backward needs."""
+        output = _forward(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        """The gradients of the inputs."""
+        return _gradients(ctx, *grads)
