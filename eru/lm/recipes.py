@@ -70,7 +70,7 @@ class Recipe:
         optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"``.
         beta1: How much of the mean gradient the two kinds of Adam keep from step to step.
         learning_rate: The highest learning rate.
-        schedule: ``"constant"``, ``"cosine"`` or ``"linear"``, which fall to ``floor``.
+        schedule: ``"constant"``, or ``"cosine"``, ``"linear"`` or ``"drop"`` (at once), which fall to ``floor``.
         warmup_steps: The steps of linear warm-up.
         hold: The share of the run after the warm-up over which the highest rate stays before it falls.
         floor: The last learning rate as a share of the highest.
@@ -197,8 +197,8 @@ def paper_15m() -> Recipe:
 def awd_7m() -> Recipe:
     """7 M parameters with AWD-LSTM's regularisers (arXiv 1708.02182) and partial shuffle (arXiv 1903.04167).
 
-    AdamW at a constant rate takes the place of AWD-LSTM's SGD, and the mean of the weights over the last fifth of the
-    epochs that of a mean whose beginning the validation loss chooses.
+    AdamW takes the place of AWD-LSTM's SGD. When its rate falls to a third, the mean of the weights begins, in place
+    of a mean whose beginning the validation loss chooses.
     """
     return Recipe(
         name="awd-7m",
@@ -213,17 +213,19 @@ def awd_7m() -> Recipe:
         locked=True,
         activation_regularization=2.0,
         temporal_regularization=1.0,
-        epochs=44,
+        epochs=66,
         batch_size=32,
         bptt=35,
         partial_shuffle=True,
         learning_rate=3e-3,
-        schedule="constant",
+        schedule="drop",
         warmup_steps=200,
+        hold=0.725,
+        floor=1 / 3,
         weight_decay=0.03,
         averaging=True,
         nonmonotone_interval=0,
-        averaging_start=0.81,
+        averaging_start=0.725,
         checkpoint_every=400,
     )
 

@@ -88,7 +88,7 @@ def test_an_unknown_field_is_named_with_the_known_ones(name):
         ({"sampled_softmax": -1}, "sampled_softmax=-1: must be at least 0"),
         ({"softmax_head": 9}, "softmax_head=9, sampled_softmax=2500: one of the two must be 0"),
         ({"averaging_start": 1.5}, "averaging_start=1.5: must be from 0 to 1"),
-        ({"schedule": "step"}, "schedule='step': must be one of constant, cosine, linear"),
+        ({"schedule": "step"}, "schedule='step': must be one of constant, cosine, linear, drop"),
         ({"epochs": "3"}, "epochs='3': must be of type int"),
         ({"epochs": 2.5}, "epochs=2.5: must be of type int"),
         ({"hidden_size": True}, "hidden_size=True: must be of type int"),

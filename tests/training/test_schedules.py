@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from eru.training import schedule_factor
 
-DECAYING = ["cosine", "linear"]
+GRADUAL = ["cosine", "linear"]
+DECAYING = [*GRADUAL, "drop"]
 plans = st.integers(1, 2000).flatmap(
     lambda total: st.tuples(st.integers(0, total - 1), st.just(total), st.floats(0.0, 1.0))
 )
@@ -32,6 +33,13 @@ def test_linear_is_the_straight_line_between_its_ends(plan):
         expected = (1 * (total - step) + floor * (step - warmup)) / (total - warmup)
         found = schedule_factor("linear", step, total, warmup_steps=warmup, floor=floor)
         assert found == pytest.approx(expected, abs=1e-12)
+
+
+@given(plan=plans)
+def test_a_drop_is_at_its_floor_with_the_first_step_after_the_highest_rate(plan):
+    warmup, total, floor = plan
+    factors = [schedule_factor("drop", step, total, warmup_steps=warmup, floor=floor) for step in (warmup, warmup + 1)]
+    assert factors == [1.0, floor]
 
 
 @pytest.mark.parametrize("name", DECAYING)
@@ -64,7 +72,7 @@ def test_ends_and_monotony(name, plan):
     assert all(a >= b - 1e-15 for a, b in pairwise(falling))
 
 
-@pytest.mark.parametrize("name", DECAYING)
+@pytest.mark.parametrize("name", GRADUAL)
 @given(plan=plans)
 def test_continuous_where_the_warmup_ends(name, plan):
     warmup, total, floor = plan
@@ -95,7 +103,7 @@ def test_a_warmup_as_long_as_the_run_ends_one_step_before_it(name, total, longer
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("cosin", 0, 1), {}, "schedule='cosin': must be one of constant, cosine, linear"),
+        (("cosin", 0, 1), {}, "schedule='cosin': must be one of constant, cosine, linear, drop"),
         *(
             case
             for name in (*DECAYING, "constant")
