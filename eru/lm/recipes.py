@@ -197,8 +197,8 @@ def paper_15m() -> Recipe:
 def awd_7m() -> Recipe:
     """7 M parameters with AWD-LSTM's regularisers (arXiv 1708.02182) and partial shuffle (arXiv 1903.04167).
 
-    AdamW takes the place of AWD-LSTM's SGD. When its rate falls to a third, the mean of the weights begins, in place
-    of a mean whose beginning the validation loss chooses.
+    AdamW, whose rate falls to a third late in the run, takes the place of AWD-LSTM's SGD, and the mean of the weights
+    over the last epochs that of a mean whose beginning the validation loss chooses.
     """
     return Recipe(
         name="awd-7m",
@@ -225,7 +225,7 @@ def awd_7m() -> Recipe:
         weight_decay=0.03,
         averaging=True,
         nonmonotone_interval=0,
-        averaging_start=0.725,
+        averaging_start=0.87,
         checkpoint_every=400,
     )
 
