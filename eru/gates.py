@@ -166,7 +166,9 @@ class EESPGates(nn.Module):
                 reduced = self._reduce(rows, self.reduce_weight)
                 by_unit = self._expand(self._convolved(reduced.transpose(0, 1)), self.expand_weight)
             gates = by_unit.transpose(0, 1).reshape(-1, self.output_size)
-        gates = gates if bias is None else gates + bias.to(gates.dtype)
+        if bias is not None:
+            # In place, since fresh memory costs more than the sum; but a transformation may know the bias alone.
+            gates = gates + bias.to(gates.dtype) if is_watched() else gates.add_(bias.to(gates.dtype))
         return gates.reshape(*x.shape[:-1], self.output_size)
 
     def dense_weight(self) -> Tensor:
