@@ -3,7 +3,8 @@
 The forward pass keeps the activated gates and the cells. In float32 all steps of a direction are one compiled call
 (:mod:`eru.kernels`). In bfloat16 the products must be torch's, for the sake of a processor's matrix units, so there
 the steps are taken in Python (:mod:`eru.recurrence.cpu_steps`), as they are where there is no compiler. Both
-directions are operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length.
+directions are operators of torch's library, so that ``torch.compile`` takes each as one node whatever the length;
+where no compiler and nobody else looks on, the same functions are called without the operator.
 """
 
 from functools import partial

@@ -17,13 +17,13 @@ def schedule_factor(
         \min\Big(1, \frac{t + 1}{w + 1}\Big) \quad\text{while } t \le v, \qquad
         f + (1 - f)\, d\Big(\frac{t - v}{n - v}\Big) \quad\text{afterwards},
 
-    where d(p) is 1 (constant), (1 + cos(pi p)) / 2 (cosine), 1 - p (linear) or 0 (drop). It is above 0
-    already at step 0, so that the first batch is not wasted, and it keeps no state, so a resumed run is on its
-    schedule by its step alone.
+    where d(p) is 1 (constant), (1 + cos(pi p)) / 2 (cosine), 1 - p (linear) or 0 (drop). It is above 0 already at
+    step 0, so that the first batch is not wasted, and it keeps no state, so a resumed run is on its schedule by its
+    step alone.
 
     Args:
-        name: ``"constant"``, ``"cosine"``, ``"linear"`` or ``"drop"``, which falls at once. A constant
-            schedule has no end, so ``total``, ``hold`` and ``floor`` change nothing.
+        name: ``"constant"``, ``"cosine"``, ``"linear"`` or ``"drop"``, which falls at once. A constant schedule has no
+            end, so ``total``, ``hold`` and ``floor`` change nothing.
         step: The number of updates before this one.
         total: The number of updates in all, at least 1. A warm-up that is as long or longer is cut to end one step
             before the end.
